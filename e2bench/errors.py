@@ -1,0 +1,41 @@
+"""The exceptions a user sees. Each message is one line: what was got, what was needed, what to do."""
+
+from __future__ import annotations
+
+
+class E2BenchError(Exception):
+    """A mistake in what e2bench was given. The command line prints its message and exits with `exit_code`."""
+
+    exit_code = 2
+
+
+class UnknownName(E2BenchError):
+    """A task, preset, setting or layer that does not exist; suggests the nearest that does."""
+
+    def __init__(self, kind: str, name: str, known: list[str], hint: str = "") -> None:
+        from difflib import get_close_matches
+
+        near = get_close_matches(name, known, n=1)
+        if near:
+            hint = f"did you mean {near[0]!r}?"
+        elif not hint:
+            hint = f"known: {', '.join(known)}"
+        super().__init__(f"unknown {kind} {name!r}; {hint}")
+
+
+class ModelError(E2BenchError):
+    """A model that cannot be loaded or does not have what is needed."""
+
+
+class DataError(E2BenchError):
+    """An input file or folder that is missing, malformed or too short."""
+
+
+class RunFolderError(E2BenchError):
+    """A run's folder that holds other settings, is in use, or holds a malformed line."""
+
+
+class RunFailed(E2BenchError):
+    """A run that ended incomplete through no fault of its input: full disk, lost server, memory. Resumable."""
+
+    exit_code = 1
