@@ -1,0 +1,43 @@
+"""The report: tables, figures and one HTML page from run folders. Reads files, never loads a model.
+
+runs.py       run folders -> Run               tables.py, ablations.py, details.py    runs -> Table
+tallies.py    lines -> sums                    table.py       Table -> CSV, Markdown, LaTeX
+labels.py     what things are called           figures.py     runs -> Figure (PNG and its data)
+examples.py   predictions for the browser      page.py        all of it -> index.html
+output.py     the folder it is written into    published/     the paper's numbers
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from e2bench.report import details, tables
+from e2bench.report.output import Output
+from e2bench.report.runs import scan
+from e2bench.report.table import WRITERS, to_csv
+
+
+def write_report(results: Path, out: Path) -> list[Path]:
+    """Every table and figure for which there are runs at or below `results`, and `index.html`, into `out`.
+
+    Returns:
+        The files written. What was broken or foreign in `results` is named on stderr and on the page, and skipped.
+    Raises:
+        DataError: `results` is absent or holds no run, or `out` holds files that no report of ours wrote.
+        RunFailed: `out` cannot be written.
+    """
+    results, out = Path(results), Path(out)
+    found = scan(results)
+    output = Output(out, results)
+    for build in tables.BUILDERS:
+        for table in build(found):
+            for suffix, text in WRITERS.items():
+                output.write(f"{table.name}.{suffix}", text(table))
+    for build in details.BUILDERS:
+        for table in build(found):
+            output.write(f"{table.name}.csv", to_csv(table))
+    output.close([run.name for run in found.runs], found.warnings)
+    for warning in found.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    return output.written

@@ -1,0 +1,117 @@
+"""The words of the report: how a run, a method, a scale and a length are called in every table, legend and page."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from e2bench.report.runs import Run, number
+
+_METHODS = {"none": "None", "linear": "PI", "ntk": "NTK", "dynamic": "Dynamic NTK", "yarn": "YaRN"}
+_TUNINGS = {"none": "plain fine-tuning", "pi": "PI (tuned)", "pose": "PoSE"}
+# Settings that say where a run lies or how fast it went, not what it measured.
+_NOT_A_DIFFERENCE = {"out", "resume", "fresh", "model", "device", "device_map", "concurrency", "dry_run"}
+
+
+def tokens(value: float) -> str:
+    """A length in tokens as people say it: 4096 is 4k, 204800 is 200k, 512 is 512."""
+    value = int(value)
+    if value >= 1024 and value % 512 == 0:
+        return f"{value / 1024:g}k"
+    return str(value)
+
+
+def parameters(count: object) -> str:
+    """A number of parameters as models are called by it: 134515008 is 135M."""
+    if not number(count):
+        return ""
+    assert isinstance(count, (int, float))
+    for unit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if count >= unit:
+            return f"{count / unit:.3g}{letter}"
+    return f"{count:g}"
+
+
+def scale(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:g}" if number(value) else ""
+
+
+def tuning(e2: dict[str, Any]) -> str:
+    """What `e2bench train` did, named as the paper's Table 4 names it; from e2_config.json."""
+    method = str(e2.get("method"))
+    if method != "e2":
+        return _TUNINGS.get(method, method)
+    without = [
+        name for name, is_off in (("t", e2.get("offset") is False), ("g", e2.get("scale") is not None)) if is_off
+    ]
+    return f"E²-LLM (w/o aug on {' and '.join(without)})" if without else "E²-LLM"
+
+
+def method(run: Run, cell_method: str | None = None) -> str:
+    """How the window was extended: the tuning, the scaling, or both where they are not the usual pair."""
+    name = str(cell_method or run.part("rope").get("method") or "")
+    scaling = _METHODS.get(name, name)
+    if run.e2 is None:
+        return "None" if name == "linear" and set(_scales(run)) == {1} else scaling
+    return tuning(run.e2) if name in ("linear", "none", "") else f"{tuning(run.e2)}, {scaling}"
+
+
+def _scales(run: Run) -> list[Any]:
+    if run.experiment in ("ppl", "passkey", "attention"):
+        return [cell.get("scale", 1) for cell in run.cells]
+    return [run.part("rope").get("factor", 1)]
+
+
+def run_scale(run: Run) -> object:
+    """The scale of a run that has one: what was asked for, else what is recorded as in force."""
+    given = run.part("resolved").get("scale")
+    factor = run.part("rope").get("factor")
+    return factor if number(factor) or factor == "per-input" or given in (None, "auto") else given
+
+
+def row(run: Run) -> str:
+    """One cell that names a run in Tables 1, 2 and 7: model, method, g, window."""
+    if not run.manifest:
+        return run.model
+    window = run.part("resolved").get("window")
+    parts = [
+        method(run) if method(run) not in ("None", "PI") or run_scale(run) != 1 else "",
+        f"g = {scale(run_scale(run))}" if run_scale(run) not in (None, 1) else "",
+        tokens(window) if number(window) else "",
+        "no context" if run.part("resolved").get("no_context") or run.part("settings").get("no_context") else "",
+    ]
+    inner = ", ".join(part for part in parts if part and part != "None")
+    return f"{run.model} ({inner})" if inner else run.model
+
+
+def told_apart(runs: Sequence[Run], names: Sequence[str]) -> list[str]:
+    """Row labels made unique: runs with one label get the settings that differ, or else their folder, added."""
+    counts = Counter(names)
+    labels = []
+    for run, name in zip(runs, names, strict=True):
+        if counts[name] == 1:
+            labels.append(name)
+            continue
+        rivals = [other for other, other_name in zip(runs, names, strict=True) if other_name == name]
+        labels.append(f"{name} [{_difference(run, rivals)}]")
+    return [
+        f"{label} [{run.name}]" if labels.count(label) > 1 else label for run, label in zip(runs, labels, strict=True)
+    ]
+
+
+def _difference(run: Run, rivals: Sequence[Run]) -> str:
+    """`truncation = ids, dtype = float32`: the settings in which these runs clash, as this run has them."""
+    settings = [_result_settings(rival) for rival in rivals]
+    keys = sorted({key for each in settings for key in each} - _NOT_A_DIFFERENCE)
+    clashing = [key for key in keys if len({repr(each.get(key)) for each in settings}) > 1]
+    own = _result_settings(run)
+    named = [f"{key} = {own.get(key)}" for key in clashing if len(repr(own.get(key))) <= 40]
+    return ", ".join(named[:3]) or run.name
+
+
+def _result_settings(run: Run) -> dict[str, Any]:
+    recorded = {key: run.manifest.get(key) for key in ("dtype", "attention", "batch_size")}
+    return {**run.part("resolved"), **recorded, "fingerprint": str(run.part("model").get("fingerprint", ""))[:8]}

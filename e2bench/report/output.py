@@ -1,0 +1,69 @@
+"""The report's folder: whose it is, and files written beside and renamed into place."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+from e2bench import __version__
+from e2bench.errors import DataError, RunFailed
+from e2bench.report.runs import MARKER, report_files
+
+
+class Output:
+    """Writes a report's files into `folder` and remembers them; `close` leaves the marker that says it is ours."""
+
+    def __init__(self, folder: Path, results: Path) -> None:
+        self.folder = folder
+        self.written: list[Path] = []
+        self._earlier = set(report_files(folder))
+        # A report may stand beside the runs it reports (`quickstart` does so), never among files of someone else.
+        self._beside_runs = folder.exists() and folder.resolve() == results.resolve()
+        if folder.exists() and not folder.is_dir():
+            raise DataError(f"{folder} is a file; give a folder for the report with --out")
+        foreign = folder.exists() and any(folder.iterdir()) and not (folder / MARKER).exists()
+        if foreign and not self._beside_runs:
+            raise DataError(f"{folder} holds files and is no report of ours; give a new or empty folder with --out")
+        if (folder / MARKER).exists() and not self._earlier:
+            raise DataError(f"{folder / MARKER} is not a report's; give a new or empty folder with --out")
+
+    def write(self, name: str, content: str | bytes) -> Path:
+        """One file, whole or not at all.
+
+        Raises:
+            DataError: a file of that name is there and no earlier report wrote it.
+            RunFailed: the disk is full or cannot be written.
+        """
+        path = self.folder / name
+        if path.exists() and name not in self._earlier and name != MARKER:
+            raise DataError(f"{path} exists and is not ours; give another folder with --out")
+        data = content.encode("utf-8") if isinstance(content, str) else content
+        beside = path.with_name(f".{name}.{os.getpid()}.part")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            beside.write_bytes(data)
+            beside.replace(path)
+        except OSError as error:
+            beside.unlink(missing_ok=True)
+            raise RunFailed(f"{path} could not be written ({error.strerror}); the runs are untouched") from error
+        self.written.append(path)
+        return path
+
+    def close(self, runs: list[str], warnings: list[str]) -> None:
+        """Write the marker, and take away what an earlier report wrote and this one did not."""
+        names = [path.name for path in self.written]
+        marker = {
+            "made_by": "e2bench report",
+            "e2bench": __version__,
+            "written": datetime.now(UTC).isoformat(timespec="seconds"),
+            "runs": runs,
+            "warnings": warnings,
+            "files": [*names, MARKER],
+        }
+        self.write(MARKER, json.dumps(marker, ensure_ascii=False, indent=1) + "\n")
+        for stale in self._earlier - set(names) - {MARKER}:
+            path = self.folder / stale
+            if path.parent == self.folder and path.is_file():  # a doctored marker must not reach other folders
+                path.unlink()

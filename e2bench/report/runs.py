@@ -1,0 +1,262 @@
+"""Run folders below a results folder, as `docs/files.md` describes them: found, read and checked, never written.
+
+What is broken or foreign is named in a warning and skipped, so that one bad file does not cost the report of the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from e2bench.errors import DataError, E2BenchError
+from e2bench.report import tallies
+
+EXPERIMENTS = ("longbench", "ppl", "passkey", "attention", "short")
+MARKER = "report.json"
+PREDICTION_FIELDS = {"pred", "answers", "all_classes", "length"}  # a line of LongBench's own prediction files
+_OURS = {"run.json", "scores.json", "e2_config.json", "profile.json", MARKER}
+_OURS_SUFFIXES = {".jsonl", ".npz", ".md", ".log", ".lock"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder. `name` is its path below the results folder, and names the run everywhere in the report."""
+
+    folder: Path
+    name: str
+    experiment: str
+    manifest: dict[str, Any] = field(repr=False)
+    scores: dict[str, Any] = field(repr=False)
+
+    def part(self, name: str) -> dict[str, Any]:
+        """A section of run.json that is an object (`model`, `rope`, `resolved`, ...); {} where it is not."""
+        value = self.manifest.get(name)
+        return value if isinstance(value, dict) else {}
+
+    @property
+    def model(self) -> str:
+        return str(self.part("model").get("name") or self.name)
+
+    @property
+    def native_window(self) -> int | None:
+        value = self.part("model").get("native_window")
+        return int(value) if number(value) else None
+
+    @property
+    def e2(self) -> dict[str, Any] | None:
+        """The model's e2_config.json where `e2bench train` made it."""
+        value = self.part("model").get("e2")
+        return value if isinstance(value, dict) else None
+
+    @property
+    def complete(self) -> bool:
+        """False while `ended` is null; folders in LongBench's own layout do not say, and count as complete."""
+        return not self.manifest or self.manifest.get("ended") is not None
+
+    @cached_property
+    def cells(self) -> list[dict[str, Any]]:
+        """What the run's tables and figures draw: the `cells` of ppl, the `lengths` of passkey and attention."""
+        return checked_cells(self)
+
+
+@dataclass
+class Results:
+    """Everything a report reads: runs sorted by name, trainings' settings, profiles, and what was skipped."""
+
+    runs: list[Run] = field(default_factory=list)
+    trainings: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    profiles: list[tuple[str, list[dict[str, Any]]]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def of(self, experiment: str) -> list[Run]:
+        return [run for run in self.runs if run.experiment == experiment]
+
+
+def scan(results: Path) -> Results:
+    """Every run, training and profile at any depth below `results`, or in it.
+
+    Raises:
+        DataError: `results` is no folder, or nothing in it can be reported.
+    """
+    if not results.is_dir():
+        raise DataError(f"no results folder {results}; give the folder that holds the runs")
+    found = Results()
+    for folder, names, in_training in _folders(results):
+        _read_folder(found, folder, names, _name(folder, results), in_training)
+    found.runs.sort(key=lambda run: run.name)
+    if not (found.runs or found.profiles or found.trainings):
+        skipped = f" ({found.warnings[0]})" if found.warnings else ""
+        raise DataError(f"no run in {results}{skipped}; run e2bench longbench, ppl, passkey, attention or short first")
+    return found
+
+
+def _folders(results: Path) -> Iterator[tuple[Path, list[str], bool]]:
+    """(folder, its visible files, inside a training?) from the top down, in sorted order."""
+    trainings: list[Path] = []
+    for path, folders, files in os.walk(results):
+        folder = Path(path)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        names = sorted(name for name in files if not name.startswith("."))
+        if "train.jsonl" in names or "e2_config.json" in names:
+            trainings.append(folder)
+        yield folder, names, any(folder.is_relative_to(training) for training in trainings)
+
+
+def _read_folder(found: Results, folder: Path, names: list[str], name: str, in_training: bool) -> None:
+    own = set(names) & _OURS
+    for reader, needed in ((_read_run, "run.json"), (_read_profile, "profile.json"), (_read_e2, "e2_config.json")):
+        if needed in own:
+            _attempt(found, reader, folder, name)
+    if "run.json" not in own and not in_training and _is_longbench_layout(folder, names):
+        _attempt(found, _read_longbench_layout, folder, name)
+    foreign = [] if in_training else _foreign(folder, names)
+    if foreign:
+        more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
+        listed = ", ".join(f"{name}/{file}" if name else file for file in foreign[:3])
+        found.warnings.append(f"{listed}{more}: not files of a run, skipped")
+
+
+def _attempt(found: Results, reader: Any, folder: Path, name: str) -> None:
+    try:
+        reader(found, folder, name)
+    except (E2BenchError, OSError) as error:
+        found.warnings.append(f"{name or folder.name}: {one_line(error)}; skipped")
+
+
+def _read_run(found: Results, folder: Path, name: str) -> None:
+    manifest = read_object(folder / "run.json")
+    experiment = manifest.get("experiment")
+    if experiment not in EXPERIMENTS:
+        raise DataError(f"run.json has experiment {experiment!r}, not one of {', '.join(EXPERIMENTS)}")
+    run = Run(folder, name or folder.resolve().name, experiment, manifest, _scores(folder, experiment))
+    _check_scores(run)
+    found.runs.append(run)
+    if not run.complete:
+        found.warnings.append(f"{run.name}: not complete (run.json has no `ended`); shown as far as it got")
+
+
+def _read_longbench_layout(found: Results, folder: Path, name: str) -> None:
+    run = Run(folder, name or folder.resolve().name, "longbench", {}, _scores(folder, "longbench"))
+    _check_scores(run)
+    found.runs.append(run)
+
+
+def _read_profile(found: Results, folder: Path, name: str) -> None:
+    rows = read_json(folder / "profile.json")
+    needed = ("method", "length", "window", "seconds_per_step", "peak_bytes")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and set(needed) <= set(row) for row in rows):
+        raise DataError(f"profile.json must be a list of objects with {', '.join(needed)}")
+    found.profiles.append((name or folder.resolve().name, rows))
+
+
+def _read_e2(found: Results, folder: Path, name: str) -> None:
+    found.trainings.append((name or folder.resolve().name, read_object(folder / "e2_config.json")))
+
+
+def _scores(folder: Path, experiment: str) -> dict[str, Any]:
+    """scores.json, or the same counted from the lines of a run that was interrupted before it was written."""
+    if (folder / "scores.json").exists():
+        return read_object(folder / "scores.json")
+    if experiment == "longbench":
+        from e2bench.scoring import score_folder  # imports jieba: only where it is needed
+
+        return dict(score_folder(folder))
+    return tallies.scores_from_lines(folder, experiment)
+
+
+def _check_scores(run: Run) -> None:
+    if run.experiment in ("longbench", "short"):
+        tasks = run.scores.get("tasks")
+        if not isinstance(tasks, dict) or not all(value is None or number(value) for value in tasks.values()):
+            raise DataError("scores.json has no `tasks` of numbers; score the run again: e2bench score")
+    else:
+        _ = run.cells
+
+
+def checked_cells(run: Run) -> list[dict[str, Any]]:
+    """The cells of scores.json, each with the numbers every table needs.
+
+    Raises:
+        DataError: the list is missing, or a cell lacks a number.
+    """
+    key, needed = {
+        "ppl": ("cells", ("window", "scale", "perplexity")),
+        "passkey": ("lengths", ("length", "accuracy")),
+        "attention": ("lengths", ("length",)),
+    }[run.experiment]
+    cells = run.scores.get(key)
+    if not isinstance(cells, list) or not all(isinstance(cell, dict) for cell in cells):
+        raise DataError(f"scores.json has no list `{key}`")
+    for cell in cells:
+        missing = [name for name in needed if not number(cell.get(name))]
+        if missing:
+            raise DataError(f"scores.json: a cell of `{key}` has no number {missing[0]!r}")
+    return cells
+
+
+def number(value: object) -> TypeGuard[float]:
+    """True for a finite int or float; JSON's true and false are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path.name} cannot be read as JSON ({one_line(error)})") from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise DataError(f"{path.name} must hold a JSON object, got {type(value).__name__}")
+    return value
+
+
+def one_line(error: object) -> str:
+    return " ".join(str(error).split())
+
+
+def _name(folder: Path, results: Path) -> str:
+    return "" if folder == results else folder.relative_to(results).as_posix()
+
+
+def _is_longbench_layout(folder: Path, names: list[str]) -> bool:
+    return any(_holds_predictions(folder / name) for name in names if name.endswith(".jsonl"))
+
+
+def _holds_predictions(path: Path) -> bool:
+    try:
+        with path.open(encoding="utf-8") as lines:
+            first = json.loads(next(lines, ""))
+    except (ValueError, OSError):
+        return False
+    return isinstance(first, dict) and set(first) >= PREDICTION_FIELDS
+
+
+def _foreign(folder: Path, names: list[str]) -> list[str]:
+    """Files that belong to no run, training or report: named, so that a misplaced run is noticed."""
+    reported = set(report_files(folder))
+    is_run = "run.json" in names or _is_longbench_layout(folder, names)
+    known_suffixes = _OURS_SUFFIXES if is_run else _OURS_SUFFIXES - {".jsonl", ".npz"}
+    return [
+        name
+        for name in names
+        if name not in _OURS and name not in reported and Path(name).suffix.lower() not in known_suffixes
+    ]
+
+
+def report_files(folder: Path) -> list[str]:
+    """Names of the files that an earlier report of ours wrote into `folder`; [] where there is none."""
+    try:
+        marker = read_object(folder / MARKER)
+    except DataError:
+        return []
+    files = marker.get("files") if marker.get("made_by") == "e2bench report" else None
+    return [name for name in files if isinstance(name, str)] if isinstance(files, list) else []

@@ -1,0 +1,169 @@
+"""A table of the report, and the same table as CSV, Markdown and LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Row = dict[str, Any]  # column key: value; "source" is "paper" or "measured"; "intervals": {key: (low, high)}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of numbers where `decimals` is given, of text where it is None. `key` heads it in the CSV."""
+
+    key: str
+    label: str = ""
+    decimals: int | None = None
+
+    @property
+    def heading(self) -> str:
+        return self.label or self.key
+
+    def text(self, value: object) -> str:
+        """The cell as it is shown: rounded; empty for None."""
+        if value is None:
+            return ""
+        if self.decimals is None or not isinstance(value, (int, float)):
+            return str(value)
+        # A perplexity of 10^5 has no meaningful decimals, and would tear the column apart.
+        return f"{value:.{self.decimals}f}" if abs(value) < 1e5 else f"{value:.3g}"
+
+
+@dataclass
+class Table:
+    """`name` is the file's stem. Rows keep unrounded values; each writer rounds."""
+
+    name: str
+    title: str
+    columns: list[Column]
+    rows: list[Row]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def shown(self) -> list[Column]:
+        """Columns with anything in them; CSV keeps the others too."""
+        return [column for column in self.columns if any(column.text(row.get(column.key)) for row in self.rows)]
+
+
+def to_csv(table: Table) -> str:
+    """RFC 4180, UTF-8, all columns. Text that a spreadsheet would take for a formula gets a leading quote."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([csv_text(column.key) for column in table.columns])
+    for row in table.rows:
+        writer.writerow([_csv_cell(column, row.get(column.key)) for column in table.columns])
+    return out.getvalue()
+
+
+def _csv_cell(column: Column, value: object) -> str:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return column.text(value) if is_number else csv_text(column.text(value))
+
+
+def csv_text(text: str) -> str:
+    """OWASP's rule for CSV injection: = + - @ tab and carriage return start a formula in a spreadsheet."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+def to_markdown(table: Table) -> str:
+    """A GitHub table with the title above and the notes below it."""
+    columns = table.shown
+    lines = [f"**{markdown_text(table.title)}**", ""]
+    lines.append(_markdown_row([column.heading for column in columns]))
+    lines.append("|" + "|".join(" --- " if column.decimals is None else " ---: " for column in columns) + "|")
+    lines += [_markdown_row([column.text(row.get(column.key)) for column in columns]) for row in table.rows]
+    lines += ["", *(f"- {markdown_text(note)}" for note in table.notes)] if table.notes else []
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_row(cells: list[str]) -> str:
+    return "| " + " | ".join(markdown_text(cell) for cell in cells) + " |"
+
+
+def markdown_text(text: str) -> str:
+    text = re.sub(r"([\\`*\[\]|])", r"\\\1", " ".join(text.split()))
+    return text.replace("<", "&lt;").replace(">", "&gt;")
+
+
+def to_latex(table: Table) -> str:
+    """A booktabs table: needs \\usepackage{booktabs} and, where it is wide, graphicx; compiles with pdflatex."""
+    columns = table.shown
+    rows = [[latex_text(column.text(row.get(column.key))) for column in columns] for row in table.rows]
+    sources = [row.get("source") for row in table.rows]
+    body = []
+    for at, cells in enumerate(rows):
+        if at and sources[at] != sources[at - 1]:
+            body.append(r"\midrule")
+        body.append(" & ".join(cells) + r" \\")
+    heading = " & ".join(latex_text(column.heading) for column in columns) + r" \\"
+    alignment = "".join("l" if column.decimals is None else "r" for column in columns)
+    caption = latex_text(" ".join([table.title.rstrip(".") + ".", *table.notes]))
+    return "\n".join(
+        [
+            r"% \usepackage{booktabs,graphicx}",
+            r"\begin{table}",
+            r"\centering\small",
+            rf"\caption{{{caption}}}",
+            rf"\label{{tab:{table.name}}}",
+            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+            rf"\begin{{tabular}}{{{alignment}}}",
+            r"\toprule",
+            heading,
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+_LATEX = {
+    **{char: rf"\{char}" for char in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "[": "{[}",  # after \\ it would start an optional argument
+    "]": "{]}",
+    "*": "{*}",  # likewise
+    '"': r"\textquotedbl{}",
+    "|": r"\textbar{}",
+    "`": r"\textasciigrave{}",
+    "²": r"\textsuperscript{2}",
+    "·": r"\(\cdot\)",
+    "×": r"\(\times\)",
+    "±": r"\(\pm\)",
+    "≥": r"\(\ge\)",
+    "≤": r"\(\le\)",
+    "−": r"\(-\)",
+    "–": "--",
+    "…": r"\dots{}",
+    "’": "'",
+    "′": "'",
+    "→": r"\(\to\)",
+    "Σ": r"\(\Sigma\)",
+    "∞": r"\(\infty\)",
+    "\N{NO-BREAK SPACE}": "~",
+}
+
+
+def latex_text(text: str) -> str:
+    """Text that pdflatex takes whatever is in it; a letter beyond Latin-1 that has no macro here becomes `?`."""
+
+    def escaped(char: str) -> str:
+        if char in _LATEX:
+            return _LATEX[char]
+        return char if " " <= char <= "~" or "À" <= char <= "ÿ" else "?"
+
+    return "".join(escaped(char) for char in " ".join(text.split()))
+
+
+WRITERS: Mapping[str, Callable[[Table], str]] = {"csv": to_csv, "md": to_markdown, "tex": to_latex}
