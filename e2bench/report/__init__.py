@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from e2bench.report import details, tables
+from e2bench.report import ablations, details, tables
 from e2bench.report.output import Output
 from e2bench.report.runs import scan
 from e2bench.report.table import WRITERS, to_csv
@@ -25,12 +25,12 @@ def write_report(results: Path, out: Path) -> list[Path]:
         The files written. What was broken or foreign in `results` is named on stderr and on the page, and skipped.
     Raises:
         DataError: `results` is absent or holds no run, or `out` holds files that no report of ours wrote.
-        RunFailed: `out` cannot be written.
+        RunFailed, RunFolderError: `out` cannot be written.
     """
     results, out = Path(results), Path(out)
     found = scan(results)
     output = Output(out, results)
-    for build in tables.BUILDERS:
+    for build in (*tables.BUILDERS, *ablations.BUILDERS):
         for table in build(found):
             for suffix, text in WRITERS.items():
                 output.write(f"{table.name}.{suffix}", text(table))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
-from datetime import UTC, datetime
 from pathlib import Path
 
 from e2bench import __version__
-from e2bench.errors import DataError, RunFailed
+from e2bench.errors import DataError
+from e2bench.records import now, write_atomic, write_json
 from e2bench.report.runs import MARKER, report_files
 
 
@@ -34,20 +32,13 @@ class Output:
 
         Raises:
             DataError: a file of that name is there and no earlier report wrote it.
-            RunFailed: the disk is full or cannot be written.
+            RunFailed, RunFolderError: the disk is full, or the folder cannot be written.
         """
         path = self.folder / name
         if path.exists() and name not in self._earlier and name != MARKER:
             raise DataError(f"{path} exists and is not ours; give another folder with --out")
-        data = content.encode("utf-8") if isinstance(content, str) else content
-        beside = path.with_name(f".{name}.{os.getpid()}.part")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            beside.write_bytes(data)
-            beside.replace(path)
-        except OSError as error:
-            beside.unlink(missing_ok=True)
-            raise RunFailed(f"{path} could not be written ({error.strerror}); the runs are untouched") from error
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, content)
         self.written.append(path)
         return path
 
@@ -57,12 +48,13 @@ class Output:
         marker = {
             "made_by": "e2bench report",
             "e2bench": __version__,
-            "written": datetime.now(UTC).isoformat(timespec="seconds"),
+            "written": now(),
             "runs": runs,
             "warnings": warnings,
             "files": [*names, MARKER],
         }
-        self.write(MARKER, json.dumps(marker, ensure_ascii=False, indent=1) + "\n")
+        write_json(self.folder / MARKER, marker)
+        self.written.append(self.folder / MARKER)
         for stale in self._earlier - set(names) - {MARKER}:
             path = self.folder / stale
             if path.parent == self.folder and path.is_file():  # a doctored marker must not reach other folders

@@ -8,19 +8,20 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from e2bench.errors import DataError, E2BenchError
-from e2bench.report import tallies
+from e2bench.records import RUN, SCORES, merged, read_json, read_rows
 
 EXPERIMENTS = ("longbench", "ppl", "passkey", "attention", "short")
 MARKER = "report.json"
 PREDICTION_FIELDS = {"pred", "answers", "all_classes", "length"}  # a line of LongBench's own prediction files
-_OURS = {"run.json", "scores.json", "e2_config.json", "profile.json", MARKER}
+E2_CONFIG, PROFILE = "e2_config.json", "profile.json"
+_OURS = {RUN, SCORES, E2_CONFIG, PROFILE, MARKER}
 _OURS_SUFFIXES = {".jsonl", ".npz", ".md", ".log", ".lock"}
 
 
@@ -58,6 +59,14 @@ class Run:
     def complete(self) -> bool:
         """False while `ended` is null; folders in LongBench's own layout do not say, and count as complete."""
         return not self.manifest or self.manifest.get("ended") is not None
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """The finished pieces of work in `NAME.jsonl`, of all processes.
+
+        Raises:
+            DataError: a line is no JSON object; the message names file and line.
+        """
+        return list(merged(self.folder, name).values()) if self.manifest else read_rows(self.folder / f"{name}.jsonl")
 
     @cached_property
     def cells(self) -> list[dict[str, Any]]:
@@ -103,17 +112,16 @@ def _folders(results: Path) -> Iterator[tuple[Path, list[str], bool]]:
         folder = Path(path)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         names = sorted(name for name in files if not name.startswith("."))
-        if "train.jsonl" in names or "e2_config.json" in names:
+        if "train.jsonl" in names or E2_CONFIG in names:
             trainings.append(folder)
         yield folder, names, any(folder.is_relative_to(training) for training in trainings)
 
 
 def _read_folder(found: Results, folder: Path, names: list[str], name: str, in_training: bool) -> None:
-    own = set(names) & _OURS
-    for reader, needed in ((_read_run, "run.json"), (_read_profile, "profile.json"), (_read_e2, "e2_config.json")):
-        if needed in own:
+    for reader, needed in ((_read_run, RUN), (_read_profile, PROFILE), (_read_e2, E2_CONFIG)):
+        if needed in names:
             _attempt(found, reader, folder, name)
-    if "run.json" not in own and not in_training and _is_longbench_layout(folder, names):
+    if RUN not in names and not in_training and _is_longbench_layout(folder, names):
         _attempt(found, _read_longbench_layout, folder, name)
     foreign = [] if in_training else _foreign(folder, names)
     if foreign:
@@ -122,33 +130,48 @@ def _read_folder(found: Results, folder: Path, names: list[str], name: str, in_t
         found.warnings.append(f"{listed}{more}: not files of a run, skipped")
 
 
-def _attempt(found: Results, reader: Any, folder: Path, name: str) -> None:
+def _attempt(found: Results, reader: Callable[[Results, Path, str], None], folder: Path, name: str) -> None:
     try:
         reader(found, folder, name)
     except (E2BenchError, OSError) as error:
-        found.warnings.append(f"{name or folder.name}: {one_line(error)}; skipped")
+        # Where the results lie on this machine is nobody's business on a page that gets passed on.
+        reason = one_line(error).replace(f"{folder}{os.sep}", "").replace(str(folder), "the folder")
+        found.warnings.append(f"{name or folder.resolve().name}: {reason}; skipped")
 
 
 def _read_run(found: Results, folder: Path, name: str) -> None:
-    manifest = read_object(folder / "run.json")
+    manifest = read_json(folder / RUN)
     experiment = manifest.get("experiment")
     if experiment not in EXPERIMENTS:
-        raise DataError(f"run.json has experiment {experiment!r}, not one of {', '.join(EXPERIMENTS)}")
-    run = Run(folder, name or folder.resolve().name, experiment, manifest, _scores(folder, experiment))
-    _check_scores(run)
-    found.runs.append(run)
-    if not run.complete:
-        found.warnings.append(f"{run.name}: not complete (run.json has no `ended`); shown as far as it got")
+        raise DataError(f"{RUN} has experiment {experiment!r}, not one of {', '.join(EXPERIMENTS)}")
+    _add(found, Run(folder, name or folder.resolve().name, experiment, manifest, _scores(folder)))
 
 
 def _read_longbench_layout(found: Results, folder: Path, name: str) -> None:
-    run = Run(folder, name or folder.resolve().name, "longbench", {}, _scores(folder, "longbench"))
+    _add(found, Run(folder, name or folder.resolve().name, "longbench", {}, _scores(folder)))
+
+
+def _scores(folder: Path) -> dict[str, Any]:
+    """scores.json, or the same from the lines of a run that was interrupted before it was written."""
+    if (folder / SCORES).exists():
+        return read_json(folder / SCORES)
+    from e2bench.scoring import score_folder  # imports jieba: only where it is needed
+
+    return score_folder(folder)
+
+
+def _add(found: Results, run: Run) -> None:
     _check_scores(run)
     found.runs.append(run)
+    if not run.complete:
+        found.warnings.append(f"{run.name}: not complete ({RUN} has no `ended`); shown as far as it got")
 
 
 def _read_profile(found: Results, folder: Path, name: str) -> None:
-    rows = read_json(folder / "profile.json")
+    try:
+        rows = json.loads((folder / PROFILE).read_text("utf-8"))
+    except ValueError as error:
+        raise DataError(f"{PROFILE} is not readable JSON: {one_line(error)}") from error
     needed = ("method", "length", "window", "seconds_per_step", "peak_bytes")
     if not isinstance(rows, list) or not all(isinstance(row, dict) and set(needed) <= set(row) for row in rows):
         raise DataError(f"profile.json must be a list of objects with {', '.join(needed)}")
@@ -156,18 +179,7 @@ def _read_profile(found: Results, folder: Path, name: str) -> None:
 
 
 def _read_e2(found: Results, folder: Path, name: str) -> None:
-    found.trainings.append((name or folder.resolve().name, read_object(folder / "e2_config.json")))
-
-
-def _scores(folder: Path, experiment: str) -> dict[str, Any]:
-    """scores.json, or the same counted from the lines of a run that was interrupted before it was written."""
-    if (folder / "scores.json").exists():
-        return read_object(folder / "scores.json")
-    if experiment == "longbench":
-        from e2bench.scoring import score_folder  # imports jieba: only where it is needed
-
-        return dict(score_folder(folder))
-    return tallies.scores_from_lines(folder, experiment)
+    found.trainings.append((name or folder.resolve().name, read_json(folder / E2_CONFIG)))
 
 
 def _check_scores(run: Run) -> None:
@@ -205,20 +217,6 @@ def number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path.name} cannot be read as JSON ({one_line(error)})") from error
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise DataError(f"{path.name} must hold a JSON object, got {type(value).__name__}")
-    return value
-
-
 def one_line(error: object) -> str:
     return " ".join(str(error).split())
 
@@ -243,7 +241,7 @@ def _holds_predictions(path: Path) -> bool:
 def _foreign(folder: Path, names: list[str]) -> list[str]:
     """Files that belong to no run, training or report: named, so that a misplaced run is noticed."""
     reported = set(report_files(folder))
-    is_run = "run.json" in names or _is_longbench_layout(folder, names)
+    is_run = RUN in names or _is_longbench_layout(folder, names)
     known_suffixes = _OURS_SUFFIXES if is_run else _OURS_SUFFIXES - {".jsonl", ".npz"}
     return [
         name
@@ -255,7 +253,7 @@ def _foreign(folder: Path, names: list[str]) -> list[str]:
 def report_files(folder: Path) -> list[str]:
     """Names of the files that an earlier report of ours wrote into `folder`; [] where there is none."""
     try:
-        marker = read_object(folder / MARKER)
+        marker = read_json(folder / MARKER)
     except DataError:
         return []
     files = marker.get("files") if marker.get("made_by") == "e2bench report" else None
