@@ -8,6 +8,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 TASKS = [
     "narrativeqa",
     "qasper",
@@ -148,9 +150,66 @@ def passkey_run(folder: Path, reach: float, lengths: tuple[int, ...] = (512, 102
                 hit = draw.random() < (0.97 if length <= reach else 0.5 if depth > 8 else 0.04)
                 line = {"length": length, "tokens": length, "depth": depth / 10, "trial": trial, "scale": length / 512}
                 lines.append(line | {"key": "48213", "pred": "48213" if hit else "x", "success": hit, "new_tokens": 6})
-    write_json(folder / "run.json", manifest("passkey", scale="auto", **more))
+    cells = []
+    for length in lengths:
+        hits = [line["success"] for line in lines if line["length"] == length]
+        share = sum(hits) / len(hits)
+        interval = [max(0.0, share - 0.12), min(1.0, share + 0.12)]
+        cells.append({"length": length, "scale": length / 512, "accuracy": share, "trials": len(hits)})
+        cells[-1]["interval"] = interval
+    write_json(folder / "run.json", manifest("passkey", **{"scale": "auto"} | more))
     write_lines(folder / "passkey.jsonl", lines)
+    write_json(folder / "scores.json", {"lengths": cells})
     return folder
+
+
+def attention_run(
+    folder: Path, lengths: tuple[int, ...] = (1024, 2048, 4096), generated: int = 20, **more: Any
+) -> Path:
+    """Attention rows with sinks at the start and, at each length, a gold span that is read token by token."""
+    draw = np.random.default_rng(0)
+    lines, cells = [], []
+    folder.mkdir(parents=True, exist_ok=True)
+    for length in lengths:
+        first = int(length * draw.uniform(0.25, 0.8))
+        gold = [first, first + 33]
+        rows = draw.gamma(0.2, 1.0, (generated, length)).astype(np.float32) * 4e-3
+        rows[:, :4] += 0.1
+        for at in range(generated):
+            rows[at, first + int(at * 33 / generated)] += 0.3
+        rows /= rows.sum(axis=1, keepdims=True)
+        np.savez(folder / f"attention-{length}.npz", rows=rows, per_head=np.zeros((2, 2), np.float32))
+        share = float(rows[:, gold[0] : gold[1] + 1].sum(axis=1).mean())
+        line: Json = {
+            "length": length,
+            "tokens": length,
+            "scale": length // 512,
+            "depth": 0.5,
+            "trial": 0,
+            "gold": gold,
+        }
+        line |= {"answer": "703a7ce5", "pred": "703a7ce5", "success": True, "layers": "all", "heads": "all"}
+        line |= {"reduction": "mean", "gold_share": share, "input_share": 34 / length, "question_tokens": 30}
+        line |= {"top_heads": [[1, 0, 0.81], [0, 1, 0.4]], "npz": f"attention-{length}.npz"}
+        lines.append(line | {"generated": [f"t{at}" for at in range(generated)]})
+        cells.append({key: line[key] for key in ("length", "scale", "gold_share", "input_share", "top_heads")})
+        cells[-1]["success"] = 1.0
+    write_json(folder / "run.json", manifest("attention", **{"scale": "auto"} | more))
+    write_lines(folder / "attention.jsonl", lines)
+    write_json(folder / "scores.json", {"lengths": cells})
+    return folder
+
+
+def profile(folder: Path) -> Path:
+    gib = 2**30
+    rows = [
+        {"method": "pi", "length": 8192 * k, "window": 8192 * k, "seconds_per_step": 1.1 * k * (1 + 0.1 * k)}
+        | {"peak_bytes": int((20 + 7 * k) * gib), "device": "cuda"}
+        for k in (2, 4, 8)
+    ]
+    rows.append({"method": "e2", "length": 8192, "window": 8192, "seconds_per_step": 1.2, "peak_bytes": 28 * gib})
+    rows[-1]["device"] = "cuda"
+    return write_json(folder / "profile.json", rows)
 
 
 def short_run(folder: Path, suite: str = "paper", **more: Any) -> Path:

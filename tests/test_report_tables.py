@@ -120,7 +120,7 @@ def test_table_3_has_a_row_per_scale_and_a_column_per_length(tmp_path: Path) -> 
     lengths = [column.key for column in table.columns if column.key.isdigit()]
     assert lengths == ["512", "1024", "2048", "4096", "8192", "16384", "32768", "65536"]
     measured = [row for row in table.rows if row["source"] == "measured"]
-    assert [(row["method"], row["scale"]) for row in measured] == [("PI", "1 / 2"), ("PI", "4"), ("PI", "8")]
+    assert [(row["method"], row["scale"]) for row in measured] == [("PI", "auto 1–2"), ("PI", "4"), ("PI", "8")]
     assert measured[1]["2048"] == 2.9
     assert any("auto: protocol press, stride 256, 3 documents" in note for note in table.notes)
 

@@ -1,10 +1,9 @@
 """The report: tables, figures and one HTML page from run folders. Reads files, never loads a model.
 
-runs.py       run folders -> Run               tables.py, ablations.py, details.py    runs -> Table
-tallies.py    lines -> sums                    table.py       Table -> CSV, Markdown, LaTeX
-labels.py     what things are called           figures.py     runs -> Figure (PNG and its data)
-examples.py   predictions for the browser      page.py        all of it -> index.html
-output.py     the folder it is written into    published/     the paper's numbers
+- runs.py: run folders -> Run; labels.py: what things are called in every table, legend and page
+- tables.py, ablations.py, details.py: runs -> Table; table.py: Table -> CSV, Markdown, LaTeX; published/: the paper's
+- figures.py: Figure, and how ours look; curves.py, maps.py: runs -> Figure (PNG and the numbers drawn)
+- examples.py: predictions for the browser; page.py, templates/: all of it -> index.html; output.py: the folder
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from e2bench.report import ablations, details, tables
+from e2bench.report import ablations, curves, details, maps, tables
 from e2bench.report.output import Output
 from e2bench.report.runs import scan
 from e2bench.report.table import WRITERS, to_csv
@@ -37,6 +36,10 @@ def write_report(results: Path, out: Path) -> list[Path]:
     for build in details.BUILDERS:
         for table in build(found):
             output.write(f"{table.name}.csv", to_csv(table))
+    for draw in (*curves.BUILDERS, *maps.BUILDERS):
+        for figure in draw(found):
+            output.write(f"{figure.name}.png", figure.png)
+            output.write(f"{figure.name}.csv", to_csv(figure.data))
     output.close([run.name for run in found.runs], found.warnings)
     for warning in found.warnings:
         print(f"warning: {warning}", file=sys.stderr)

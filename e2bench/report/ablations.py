@@ -1,4 +1,4 @@
-"""Tables 4 and 5, and the points of Figure 4: runs on checkpoints of `e2bench train`, grouped by how they were tuned."""
+"""Tables 4 and 5, and the points of Figure 4: runs on checkpoints of `e2bench train`, by how they were tuned."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from e2bench.report.runs import Results, Run, number
 from e2bench.report.table import Column, Row, Table
 
 PAPER_FACTOR = 8  # the paper evaluates its ablations at 32k with L = 4k
-_IDENTITY = "base method offset scale g_max native_window train_window sinks per_sample steps".split(" ")
+_IDENTITY = ("base", "method", "offset", "scale", "g_max", "native_window", "train_window", "per_sample", "steps")
 _TASKS = ("EN", "ZH", "All")
 _RETRIEVAL = {"passkey": "Passkey", "key-value": "Key-value"}
 
@@ -82,6 +82,8 @@ def last_steps(found: Sequence[Measure]) -> list[Measure]:
 def table_4(found: Results) -> list[Table]:
     """E², without t, without g: the augmentations' worth."""
     final = [m for m in last_steps(measures(found)) if m.e2.get("method") == "e2"]
+    ablated = {m.e2.get("g_max") for m in final if "on t" in labels.tuning(m.e2)}
+    final = [m for m in final if labels.tuning(m.e2) != "E²-LLM" or not ablated or m.e2.get("g_max") in ablated]
     chosen = _comparable(final, lambda m: labels.tuning(m.e2))
     if not chosen:
         return []
@@ -137,8 +139,13 @@ def _rows(chosen: Sequence[Measure]) -> list[Row]:
     groups: dict[tuple[str, ...], list[Measure]] = defaultdict(list)
     for measure in chosen:
         groups[measure.training].append(measure)
-    ordered = sorted(groups.values(), key=lambda group: (labels.tuning(group[0].e2), group[0].e2.get("g_max") or 0))
+    ordered = sorted(groups.values(), key=lambda group: (_ablated(group[0].e2), group[0].e2.get("g_max") or 0))
     return [_row(group, window) for group in ordered for window in _windows(group)]
+
+
+def _ablated(e2: dict[str, Any]) -> tuple[bool, bool]:
+    """Sorts as the paper's Table 4 does: whole, without t, without g."""
+    return number(e2.get("scale")), e2.get("offset") is False
 
 
 def _windows(group: Sequence[Measure]) -> list[int | None]:
@@ -150,7 +157,7 @@ def _windows(group: Sequence[Measure]) -> list[int | None]:
     fixed = group[0].e2.get("scale")
     targets = [PAPER_FACTOR * native, *([int(fixed * native)] if number(fixed) else [])]
     hits = [target for target in targets if target in measured]
-    return sorted(hits) if hits else [min(measured, key=lambda window: abs(window - targets[0]))]
+    return [*sorted(hits)] if hits else [min(measured, key=lambda window: abs(window - targets[0]))]
 
 
 def _row(group: Sequence[Measure], window: int | None) -> Row:

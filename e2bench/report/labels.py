@@ -114,4 +114,10 @@ def _difference(run: Run, rivals: Sequence[Run]) -> str:
 
 def _result_settings(run: Run) -> dict[str, Any]:
     recorded = {key: run.manifest.get(key) for key in ("dtype", "attention", "batch_size")}
-    return {**run.part("resolved"), **recorded, "fingerprint": str(run.part("model").get("fingerprint", ""))[:8]}
+    tuned = {key: (run.e2 or {}).get(key) for key in ("steps", "step", "g_max", "seed")}
+    return {
+        **tuned,
+        **run.part("resolved"),
+        **recorded,
+        "fingerprint": str(run.part("model").get("fingerprint", ""))[:8],
+    }

@@ -44,6 +44,11 @@ class Table:
     rows: list[Row]
     notes: list[str] = field(default_factory=list)
 
+    def text(self, row: Row, column: Column) -> str:
+        """A cell as people read it: rounded, with its error where the row has one."""
+        shown, error = column.text(row.get(column.key)), row.get("errors", {}).get(column.key)
+        return f"{shown} ± {column.text(error)}" if shown and error is not None else shown
+
     @property
     def shown(self) -> list[Column]:
         """Columns with anything in them; CSV keeps the others too."""
@@ -51,12 +56,22 @@ class Table:
 
 
 def to_csv(table: Table) -> str:
-    """RFC 4180, UTF-8, all columns. Text that a spreadsheet would take for a formula gets a leading quote."""
+    """RFC 4180, UTF-8, all columns; a column with errors is followed by KEY_error.
+
+    Text that a spreadsheet would take for a formula gets a leading quote.
+    """
+    with_errors = {key for row in table.rows for key in row.get("errors", {})}
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([csv_text(column.key) for column in table.columns])
+    heads = [[column.key, f"{column.key}_error"][: 1 + (column.key in with_errors)] for column in table.columns]
+    writer.writerow([csv_text(key) for keys in heads for key in keys])
     for row in table.rows:
-        writer.writerow([_csv_cell(column, row.get(column.key)) for column in table.columns])
+        cells = []
+        for column in table.columns:
+            cells.append(_csv_cell(column, row.get(column.key)))
+            if column.key in with_errors:
+                cells.append(column.text(row.get("errors", {}).get(column.key)))
+        writer.writerow(cells)
     return out.getvalue()
 
 
@@ -76,7 +91,7 @@ def to_markdown(table: Table) -> str:
     lines = [f"**{markdown_text(table.title)}**", ""]
     lines.append(_markdown_row([column.heading for column in columns]))
     lines.append("|" + "|".join(" --- " if column.decimals is None else " ---: " for column in columns) + "|")
-    lines += [_markdown_row([column.text(row.get(column.key)) for column in columns]) for row in table.rows]
+    lines += [_markdown_row([table.text(row, column) for column in columns]) for row in table.rows]
     lines += ["", *(f"- {markdown_text(note)}" for note in table.notes)] if table.notes else []
     return "\n".join(lines) + "\n"
 
@@ -93,7 +108,7 @@ def markdown_text(text: str) -> str:
 def to_latex(table: Table) -> str:
     """A booktabs table: needs \\usepackage{booktabs} and, where it is wide, graphicx; compiles with pdflatex."""
     columns = table.shown
-    rows = [[latex_text(column.text(row.get(column.key))) for column in columns] for row in table.rows]
+    rows = [[latex_text(table.text(row, column)) for column in columns] for row in table.rows]
     sources = [row.get("source") for row in table.rows]
     body = []
     for at, cells in enumerate(rows):

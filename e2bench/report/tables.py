@@ -11,6 +11,7 @@ from typing import Any
 
 from e2bench.report import labels
 from e2bench.report.runs import Results, Run, number
+from e2bench.report.selection import primary
 from e2bench.report.table import Column, Row, Table
 
 PAPER = "arXiv 2401.06951"
@@ -161,7 +162,7 @@ def longbench_rows() -> Sequence[Any]:
 
 def table_3(found: Results) -> list[Table]:
     """Perplexity: one row per (model, method, scale), one column per window found."""
-    runs = [run for run in found.of("ppl") if not run.manifest.get("extrapolate")]
+    runs = primary([run for run in found.of("ppl") if not run.manifest.get("extrapolate")])
     measured = _told_apart([row for run in runs for row in _perplexity_rows(run)])
     if not measured:
         return []
@@ -197,8 +198,8 @@ def _perplexity_rows(run: Run) -> list[Row]:
     rows = []
     for method, cells in by_method.items():
         if is_auto(run, cells):
-            scales = [labels.scale(scale) for scale in sorted({cell["scale"] for cell in cells})]
-            rows.append(_perplexity_row(run, method, " / ".join(scales), cells))
+            scales = sorted({cell["scale"] for cell in cells})
+            rows.append(_perplexity_row(run, method, f"auto {scales[0]:g}–{scales[-1]:g}", cells))
         else:
             for scale in sorted({cell["scale"] for cell in cells}):
                 of_scale = [cell for cell in cells if cell["scale"] == scale]

@@ -1,0 +1,261 @@
+"""Figures that are lines: 1 (cost of training), 4 (score by step), 5 and 7 (perplexity), and plain extrapolation."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from e2bench.report import ablations, labels
+from e2bench.report.figures import (
+    Figure,
+    Series,
+    canvas,
+    draw_lines,
+    legend_below,
+    length_axis,
+    plain,
+    series_table,
+    style,
+    to_png,
+    value_axis,
+)
+from e2bench.report.runs import Results, Run
+from e2bench.report.selection import primary
+from e2bench.report.table import Column, Row, Table
+from e2bench.report.tables import is_auto
+
+_GIB = 2**30
+
+
+def figure_1(found: Results) -> list[Figure]:
+    """Memory and time of a training step: PI at L' against E² at R."""
+    rows: list[Row] = [{"run": name, **row} for name, profile in found.profiles for row in profile]
+    if not rows:
+        return []
+    with style():
+        figure = canvas(7.2, 3.1)
+        left, right = figure.subplots(1, 2)
+        series = _profile_series(rows, "peak_bytes", 1 / _GIB)
+        _cost_panel(left, series, "Peak memory (GiB)")
+        _cost_panel(right, _profile_series(rows, "seconds_per_step", 1.0), "Time per step (s)")
+        legend_below(figure, left, 3)
+        png = to_png(figure)
+    columns = [Column(key, key) for key in ("run", "method", "device")]
+    columns += [Column(key, key, 0) for key in ("length", "window", "peak_bytes")] + [Column("seconds_per_step", "", 6)]
+    title = "Figure 1. Cost of a training step by the window it extends to"
+    caption = (
+        "Position Interpolation trains on rows as long as the window L'; E² trains on rows of R tokens whatever the "
+        "window, so its cost is one level. The paper's Figure 1 is a drawing without numbers."
+    )
+    return [Figure("figure1", title, caption, png, Table("figure1", title, columns, rows))]
+
+
+def _profile_series(rows: Sequence[Row], key: str, factor: float) -> list[Series]:
+    groups: dict[str, list[Row]] = defaultdict(list)
+    several = len({row["run"] for row in rows}) > 1
+    for row in rows:
+        name = {"e2": "E²-LLM", "pi": "PI", "none": "plain"}.get(str(row["method"]), str(row["method"]))
+        groups[f"{name} [{row['run']}]" if several else name].append(row)
+    windows = [row["window"] for row in rows]
+    series = []
+    for name, group in groups.items():
+        ordered = sorted(group, key=lambda row: row["window"])
+        x, y = [row["window"] for row in ordered], [row[key] * factor for row in ordered]
+        if len({row["length"] for row in group}) == 1 and len(x) == 1:
+            # One training serves every window: a level line, not a point.
+            name = f"{name} (rows of {labels.tokens(group[0]['length'])}, any window)"
+            series.append(Series(name, [min(windows), max(windows)], y * 2, is_level=True))
+        else:
+            series.append(Series(name, x, y))
+    return series
+
+
+def _cost_panel(axes: Axes, series: Sequence[Series], label: str) -> None:
+    draw_lines(axes, series)
+    length_axis(axes, [x for line in series for x in line.x], "Extended window L' (tokens)")
+    axes.set_ylabel(label)
+    axes.set_ylim(bottom=0)
+
+
+def figure_4(found: Results) -> list[Figure]:
+    """Scores by tuning step, one panel a measure."""
+    tables = ablations.steps_table(found)
+    if not tables:
+        return []
+    [data] = tables
+    panels = _step_panels(data.rows)
+    with style():
+        figure = canvas(max(3.6 * len(panels), 4.8), 3.3)
+        for axes, (label, series) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+            draw_lines(axes, series)
+            axes.set_xlabel("Tuning step")
+            value_axis(axes, [y for line in series for y in line.y], label)
+            if label in ("Passkey (%)", "Key-value (%)"):
+                axes.set_yscale("linear")
+                axes.set_ylim(-4, 104)
+        legend_below(figure, figure.axes[0], 3)
+        png = to_png(figure)
+    title = "Figure 4. Scores by tuning step"
+    caption = (
+        "Every measured checkpoint of a training. The paper's Figure 4 shows LongBench for 13B; it has no numbers."
+    )
+    return [Figure("figure4", title, caption, png, Table("figure4", title, data.columns, data.rows))]
+
+
+def _step_panels(rows: Sequence[Row]) -> list[tuple[str, list[Series]]]:
+    """(axis label, lines) for LongBench, the retrieval tasks and perplexity, each at one window of its own."""
+    panels = []
+    for names, label in ((("EN", "ZH", "All"), "LongBench (%)"), (("passkey",), "Passkey (%)")):
+        panels.append((label, names))
+    panels += [("Key-value (%)", ("key-value",)), ("Perplexity", ("perplexity",))]
+    drawn = []
+    for label, names in panels:
+        chosen = [row for row in rows if row["measure"] in names]
+        if chosen:
+            drawn.append((label, _step_series(chosen, several=len(names) > 1)))
+    return drawn
+
+
+def _step_series(rows: Sequence[Row], several: bool) -> list[Series]:
+    """One line a (training, measure, window): of the windows the shortest, the middle and the longest."""
+    windows = sorted({row["window"] for row in rows if row["window"]})
+    shown = {windows[0], windows[len(windows) // 2], windows[-1]} if windows else {None}
+    groups: dict[str, dict[int, Row]] = defaultdict(dict)
+    for row in sorted(rows, key=lambda row: -row["excess"]):  # the scale that just covers the window comes last
+        if row["window"] in shown:
+            parts = [row["method"], f"seed {row['seed']}", row["measure"] if several else ""]
+            parts.append(f"at {labels.tokens(row['window'])}" if row["window"] else "")
+            groups[", ".join(filter(None, parts))][row["step"]] = row
+    return [
+        Series(name, sorted(by_step), [by_step[step]["value"] for step in sorted(by_step)])
+        for name, by_step in sorted(groups.items())
+    ]
+
+
+def figure_5(found: Results) -> list[Figure]:
+    """Perplexity over length at several fixed scales; those beyond g_max were never seen in training."""
+    curves: dict[str, list[tuple[float, Series]]] = defaultdict(list)
+    for run in primary(_plain_runs(found)):
+        if is_auto(run, run.cells) or len({cell["scale"] for cell in run.cells}) < 2:
+            continue
+        g_max = (run.e2 or {}).get("g_max")
+        for scale in sorted({cell["scale"] for cell in run.cells}):
+            unseen = " (unseen)" if g_max and scale > g_max else ""
+            cells = [cell for cell in run.cells if cell["scale"] == scale]
+            curve = _curve(f"g = {scale:g}{unseen}", cells)
+            curves[f"{run.model}, {labels.method(run)}"].append((scale, curve))
+    if not curves:
+        return []
+    panels = {name: [curve for _, curve in sorted(lines, key=lambda line: line[0])] for name, lines in curves.items()}
+    title = "Figure 5. Perplexity at fixed scales, also beyond the largest trained one"
+    caption = (
+        "Bands: 95 % bootstrap over documents. The paper's Figure 5 (g = 20, 30, 40, 50) has no numbers in its text; "
+        "it reports good perplexity below 120k tokens and a decline beyond."
+    )
+    return [_perplexity_figure("figure5", title, caption, panels)]
+
+
+def figure_7(found: Results) -> list[Figure]:
+    """Perplexity up to the longest window, one line a method."""
+    runs = [
+        run
+        for run in primary(_plain_runs(found))
+        if is_auto(run, run.cells) or len({cell["scale"] for cell in run.cells}) == 1
+    ]
+    if not runs:
+        return []
+    panel = [_curve(_legend(run, run.cells), run.cells) for run in runs]
+    title = "Figure 7. Perplexity up to the longest window"
+    caption = (
+        "Bands: 95 % bootstrap over documents; g = L'/L means that each window has its own scale. The paper's Figure 7 "
+        "(to 200k tokens) has no numbers in its text."
+    )
+    return [_perplexity_figure("figure7", title, caption, {"": _distinct(panel, runs)})]
+
+
+def extrapolation(found: Results) -> list[Figure]:
+    """Scale 1 beyond the native window: does E² tuning extrapolate for free?"""
+    runs = [run for run in found.of("ppl") if run.manifest.get("extrapolate")]
+    if not runs:
+        return []
+    series = _distinct([_curve(_legend(run, run.cells), run.cells) for run in runs], runs)
+    title = "Plain extrapolation: perplexity at scale 1 beyond the native window"
+    caption = (
+        "No interpolation at inference. The vertical line is the native window L. Asked in the discussion of the "
+        "paper: does E² tuning improve extrapolation without raising g?"
+    )
+    natives = sorted({run.native_window for run in runs if run.native_window})
+    return [_perplexity_figure("extrapolation", title, caption, {"": series}, natives)]
+
+
+def _plain_runs(found: Results) -> list[Run]:
+    return [run for run in found.of("ppl") if not run.manifest.get("extrapolate")]
+
+
+def _curve(label: str, cells: Sequence[dict[str, Any]]) -> Series:
+    ordered = sorted(cells, key=lambda cell: float(cell["window"]))
+    intervals = [cell.get("interval") or (None, None) for cell in ordered]
+    x, y = [cell["window"] for cell in ordered], [cell["perplexity"] for cell in ordered]
+    return Series(label, x, y, [low for low, _ in intervals], [high for _, high in intervals])
+
+
+def _legend(run: Run, cells: Sequence[dict[str, Any]]) -> str:
+    """Model, method and g, as the paper's legends have them."""
+    scales = sorted({cell["scale"] for cell in cells})
+    method = labels.method(run)
+    if run.manifest.get("extrapolate"):
+        g = ""
+    elif len(scales) > 1:
+        g = "g = L'/L"
+    else:
+        g = "" if method == "None" else f"g = {scales[0]:g}"
+    return ", ".join(filter(None, [run.model, method if method != "None" else "not extended", g]))
+
+
+def _distinct(series: Sequence[Series], runs: Sequence[Run]) -> list[Series]:
+    names = labels.told_apart(runs, [line.label for line in series])
+    return [Series(name, s.x, s.y, s.low, s.high) for name, s in zip(names, series, strict=True)]
+
+
+def _perplexity_figure(
+    name: str, title: str, caption: str, panels: dict[str, list[Series]], natives: Sequence[int] = ()
+) -> Figure:
+    lines = [line for panel in panels.values() for line in panel]
+    with style():
+        figure = canvas(6.4 if len(panels) == 1 else min(3.9 * len(panels), 11.5), 3.5 + 0.09 * len(lines))
+        for axes, (heading, series) in zip(
+            figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+        ):
+            draw_lines(axes, series)
+            length_axis(axes, [x for line in series for x in line.x])
+            value_axis(axes, [y for line in series for y in line.y], "Perplexity")
+            axes.set_title(plain(heading))
+            for native in natives:
+                axes.axvline(native, color="#555555", linewidth=1, linestyle=":")
+                axes.annotate(
+                    f"L = {labels.tokens(native)}",
+                    (native, 0.98),
+                    xycoords=("data", "axes fraction"),
+                    xytext=(4, 0),
+                    textcoords="offset points",
+                    va="top",
+                    fontsize=8,
+                    color="#555555",
+                )
+            if len(panels) > 1:
+                axes.legend(handlelength=3)
+        if len(panels) == 1:
+            legend_below(figure, figure.axes[0])
+        png = to_png(figure)
+    labelled = [
+        Series(f"{heading}, {line.label}" if heading else line.label, line.x, line.y, line.low, line.high)
+        for heading, panel in panels.items()
+        for line in panel
+    ]
+    return Figure(name, title, caption, png, series_table(name, title, labelled, "window", "perplexity"))
+
+
+BUILDERS = (figure_1, figure_4, figure_5, figure_7, extrapolation)

@@ -1,0 +1,317 @@
+"""Figures that are maps: the passkey grid, attention (Figure 6) and trained positions (Figures 2 and 3)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import SubFigure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter
+from numpy.typing import NDArray
+
+from e2bench.errors import DataError
+from e2bench.report import labels
+from e2bench.report.figures import (
+    COLOURS,
+    Figure,
+    Series,
+    canvas,
+    draw_lines,
+    length_axis,
+    plain,
+    style,
+    to_png,
+)
+from e2bench.report.runs import Results, Run, one_line
+from e2bench.report.selection import primary
+from e2bench.report.table import Column, Row, Table
+
+BINS = 256  # columns of an attention panel: a gold span of 34 tokens in 65,536 is then still one column wide
+Grid = dict[tuple[int, float], tuple[int, int]]  # (length, depth): (successes, trials)
+
+
+def passkey(found: Results) -> list[Figure]:
+    """Accuracy per length with its Wilson interval, above a depth by length map of every run."""
+    runs = primary(found.of("passkey"))
+    if not runs:
+        return []
+    names = labels.told_apart(runs, [_title(run) for run in runs])
+    grids = [_grid(run, found) for run in runs]
+    with style():
+        per_row = min(len(runs), 3)
+        rows = -(-len(runs) // per_row)
+        figure = canvas(max(3.1 * per_row, 6.4), 2.9 + 2.6 * rows)
+        above, below = figure.subfigures(2, 1, height_ratios=[2.9, 2.6 * rows])  # type: ignore[misc]
+        _accuracy(above, runs, names)
+        cells = below.subplots(rows, per_row, squeeze=False)
+        for axes in cells.flat[len(runs) :]:
+            axes.set_axis_off()
+        for at, (axes, grid, name) in enumerate(zip(cells.flat, grids, names, strict=False)):
+            _passkey_map(axes, grid, name)
+            axes.set_ylabel("Depth of the key" if at % per_row == 0 else "")
+        png = to_png(figure)
+    title = "Passkey retrieval by length and depth"
+    caption = (
+        "Share of trials in which the first integer of the answer is the key. Bands: Wilson 95 % interval. Depth 0 is "
+        "the start of the input. E²-LLM has no passkey table."
+    )
+    data = [row for run, name, grid in zip(runs, names, grids, strict=True) for row in _passkey_rows(run, name, grid)]
+    return [Figure("passkey", title, caption, png, Table("passkey", title, _PASSKEY_COLUMNS, data))]
+
+
+_PASSKEY_COLUMNS = [Column("run", "Run"), Column("series", "Series"), Column("length", "Length", 0)]
+_PASSKEY_COLUMNS += [Column("depth", "Depth"), Column("scale", "g", 2), Column("successes", "Successes", 0)]
+_PASSKEY_COLUMNS += [
+    Column("trials", "Trials", 0),
+    *(Column(key, key.title(), 4) for key in ("accuracy", "low", "high")),
+]
+
+
+def _title(run: Run) -> str:
+    method, scales = labels.method(run), sorted({cell.get("scale", 1) for cell in run.cells})
+    g = "g = L'/L" if len(scales) > 1 else f"g = {scales[0]:g}" if method != "None" else ""
+    return ", ".join(filter(None, [run.model, method if method != "None" else "not extended", g]))
+
+
+def _grid(run: Run, found: Results) -> Grid:
+    """Successes and trials by cell; {} with a warning where the lines cannot be read."""
+    counts: dict[tuple[int, float], list[int]] = defaultdict(lambda: [0, 0])
+    try:
+        for line in run.lines("passkey"):
+            cell = counts[int(line["length"]), float(line["depth"])]
+            cell[0] += bool(line["success"])
+            cell[1] += 1
+    except (DataError, KeyError, TypeError, ValueError) as error:
+        found.warnings.append(f"{run.name}/passkey.jsonl: no depths are shown ({one_line(error)})")
+        return {}
+    return {key: (hits, trials) for key, (hits, trials) in counts.items()}
+
+
+def _accuracy(figure: SubFigure, runs: Sequence[Run], names: Sequence[str]) -> None:
+    axes = figure.subplots()
+    series = []
+    for run, name in zip(runs, names, strict=True):
+        cells = sorted(run.cells, key=lambda cell: float(cell["length"]))
+        ends = [cell.get("interval") or (None, None) for cell in cells]
+        x, y = [cell["length"] for cell in cells], [cell["accuracy"] for cell in cells]
+        series.append(Series(name, x, y, [low for low, _ in ends], [high for _, high in ends]))
+    draw_lines(axes, series)
+    length_axis(axes, [x for line in series for x in line.x], "Length (tokens)")
+    axes.set_ylim(-0.04, 1.04)
+    axes.set_ylabel("Accuracy over all depths")
+    figure.legend(loc="outside lower center", ncols=2, handlelength=3)
+
+
+def _passkey_map(axes: Axes, grid: Grid, name: str) -> None:
+    """Lengths to the right, depths downward as one reads; each cell also says its number."""
+    axes.set_title(plain(name, 44), fontsize=8.5)
+    axes.grid(False)
+    lengths, depths = sorted({length for length, _ in grid}), sorted({depth for _, depth in grid})
+    if not grid:
+        axes.text(0.5, 0.5, "no depths recorded", ha="center", va="center", transform=axes.transAxes)
+        return
+    share = np.full((len(depths), len(lengths)), np.nan)
+    for (length, depth), (hits, trials) in grid.items():
+        share[depths.index(depth), lengths.index(length)] = hits / trials
+    axes.imshow(share, cmap="cividis", vmin=0, vmax=1, aspect="auto")
+    axes.set_xticks(range(len(lengths)), [labels.tokens(length) for length in lengths])
+    axes.set_yticks(range(len(depths)), [f"{depth:.2g}" for depth in depths])
+    axes.tick_params(length=0, labelsize=8)
+    axes.set_xlabel("Length (tokens)")
+    if share.size <= 130:
+        for (row, column), value in np.ndenumerate(share):
+            if np.isfinite(value):
+                shown = f"{value:.2f}".rstrip("0").rstrip(".")
+                ink = "white" if value < 0.55 else "black"
+                axes.text(column, row, shown, ha="center", va="center", fontsize=6.5, color=ink)
+
+
+def _passkey_rows(run: Run, name: str, grid: Grid) -> list[Row]:
+    rows: list[Row] = []
+    for cell in sorted(run.cells, key=lambda cell: float(cell["length"])):
+        shared = {"run": run.name, "series": name, "length": cell["length"], "scale": cell.get("scale")}
+        low, high = cell.get("interval") or (None, None)
+        hits = sum(hits for (length, _), (hits, _) in grid.items() if length == cell["length"])
+        total = {"depth": "all", "successes": hits if grid else None, "trials": cell.get("trials")}
+        rows.append(shared | total | {"accuracy": cell["accuracy"], "low": low, "high": high})
+        for (length, depth), (hits, trials) in sorted(grid.items()):
+            if length == cell["length"]:
+                part = {"depth": f"{depth:g}", "successes": hits, "trials": trials, "accuracy": hits / trials}
+                rows.append(shared | part)
+    return rows
+
+
+def figure_6(found: Results) -> list[Figure]:
+    """Attention of every generated token over the input, one panel a length, the gold span marked."""
+    figures: list[Figure] = []
+    for run in found.of("attention"):
+        panels = _attention_panels(run, found)
+        if panels:
+            name = "figure6" if not figures else f"figure6-{len(figures) + 1}"
+            figures.append(_attention_figure(name, run, panels))
+    return figures
+
+
+def _attention_panels(run: Run, found: Results) -> list[tuple[dict[str, Any], NDArray[np.float32]]]:
+    """(line, its rows) of the first trial of each length that stored its rows."""
+    panels: dict[int, tuple[dict[str, Any], NDArray[np.float32]]] = {}
+    try:
+        for line in run.lines("attention"):
+            path = run.folder / Path(str(line.get("npz"))).name  # never outside the run
+            if line["length"] not in panels and line.get("npz") and path.exists():
+                panels[line["length"]] = (line, _rows(path, line))
+    except (DataError, KeyError, TypeError, ValueError, OSError) as error:
+        found.warnings.append(f"{run.name}: its attention rows cannot be drawn ({one_line(error)})")
+    return [panels[length] for length in sorted(panels)]
+
+
+def _rows(path: Path, line: dict[str, Any]) -> NDArray[np.float32]:
+    with np.load(path, allow_pickle=False) as stored:
+        rows = np.asarray(stored["rows"], dtype=np.float32)
+    first, last = line["gold"]
+    if rows.ndim != 2 or not rows.size or not 0 <= first <= last < rows.shape[1]:
+        raise DataError(f"{path.name}: rows of shape {rows.shape} do not hold the gold span {first}..{last}")
+    return rows
+
+
+def pooled(rows: NDArray[np.float32], bins: int = BINS) -> NDArray[np.float32]:
+    """(generated, inputs) -> (generated, at most `bins`): the largest value of each run of inputs.
+
+    The maximum, not the mean: one attended token among 256 would vanish in a mean.
+    """
+    starts = np.unique(np.linspace(0, rows.shape[1], min(bins, rows.shape[1]), endpoint=False).astype(int))
+    return np.maximum.reduceat(rows, starts, axis=1)
+
+
+def _attention_figure(name: str, run: Run, panels: Sequence[tuple[dict[str, Any], NDArray[np.float32]]]) -> Figure:
+    maps = [pooled(rows) for _, rows in panels]
+    heights = [0.75 + 0.05 * len(values) for values in maps]
+    # The first tokens are attention sinks: they would take the whole range of colours.
+    top = max(float(rows[:, 4:].max()) for _, rows in panels if rows.shape[1] > 4) or 1.0
+    with style():
+        figure = canvas(7.2, 0.9 + sum(heights))
+        for axes, (line, rows), values in zip(
+            figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0], panels, maps, strict=True
+        ):
+            image = _attention_map(axes, line, rows.shape[1], values, LogNorm(top / 1000, top, clip=True))
+        axes.set_xlabel("Index of the input token")
+        bar = figure.colorbar(image, ax=figure.axes, location="bottom", shrink=0.5, pad=0.02, aspect=40, extend="both")
+        bar.set_label("Attention of a generated token (largest in each column's inputs)")
+        bar.ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        png = to_png(figure)
+    title = f"Figure 6. Attention of the answer over the input: {_title(run)}"
+    line = panels[0][0]
+    caption = (
+        f"Rows: generated tokens; columns: input tokens, {BINS} at most, each the largest value of its tokens. Orange: "
+        f"the gold span. Layers {line.get('layers')}, heads {line.get('heads')}, reduction {line.get('reduction')}."
+    )
+    return Figure(name, title, caption, png, _attention_table(name, title, run, panels, maps))
+
+
+def _attention_map(
+    axes: Axes, line: dict[str, Any], inputs: int, values: NDArray[np.float32], norm: Normalize
+) -> matplotlib.image.AxesImage:
+    first, last = line["gold"]
+    image = axes.imshow(
+        values, cmap="magma_r", norm=norm, aspect="auto", interpolation="nearest", extent=(0, inputs, len(values), 0)
+    )
+    axes.grid(False)
+    width = max(last + 1 - first, inputs / 400)  # seen also where it is thinner than a pixel
+    box = Rectangle((first - inputs / 250, 0), width + inputs / 125, len(values), fill=False, edgecolor=COLOURS[4])
+    box.set(linewidth=1.2, clip_on=False)
+    axes.add_patch(box)
+    axes.plot([first + width / 2], [-0.6], marker="v", color=COLOURS[4], clip_on=False, markersize=6)
+    answered = "answered" if line.get("success") else "not answered"
+    share = f"gold span [{first}, {last}]: {line.get('gold_share', float('nan')):.1%} of attention"
+    axes.set_title(
+        f"{labels.tokens(line['length'])}, g = {labels.scale(line.get('scale'))}, {answered}; {share}",
+        loc="left",
+        pad=9,
+    )
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.set(xlim=(0, inputs), ylim=(len(values), 0))
+    axes.set_ylabel("Generated")
+    return image
+
+
+def _attention_table(
+    name: str,
+    title: str,
+    run: Run,
+    panels: Sequence[tuple[dict[str, Any], NDArray[np.float32]]],
+    maps: Sequence[NDArray[np.float32]],
+) -> Table:
+    """One line a generated token: its share on the gold span, and the columns as drawn."""
+    columns = [Column("run"), *(Column(key, "", 0) for key in ("length", "tokens", "gold_first", "gold_last", "row"))]
+    columns += [Column("token"), Column("gold_share", "", 6)]
+    columns += [Column(f"bin{at}", "", 5) for at in range(max(values.shape[1] for values in maps))]
+    data: list[Row] = []
+    for (line, rows), values in zip(panels, maps, strict=True):
+        first, last = line["gold"]
+        generated = line.get("generated") or []
+        for at, drawn in enumerate(values):
+            row: Row = {"run": run.name, "length": line["length"], "tokens": rows.shape[1], "row": at}
+            row |= {"gold_first": first, "gold_last": last, "token": generated[at] if at < len(generated) else ""}
+            row["gold_share"] = float(rows[at, first : last + 1].sum())
+            data.append(row | {f"bin{n}": float(value) for n, value in enumerate(drawn)})
+    return Table(name, title, columns, data)
+
+
+def figures_2_and_3(found: Results) -> list[Figure]:
+    """The trained positions, drawn from `e2bench.train.e2` itself; where E² training is part of the results."""
+    configs = [run.e2 for run in found.runs if run.e2] + [e2 for _, e2 in found.trainings]
+    configs = [e2 for e2 in configs if e2.get("method") == "e2" and e2.get("native_window") and e2.get("train_window")]
+    if not configs:
+        return []
+    native, train, sinks = (int(configs[0].get(key) or 0) for key in ("native_window", "train_window", "sinks"))
+    by_scale = [(f"g = {g}", g, 0) for g in (2, 5, 10)]
+    reach = 5 * native - train
+    by_offset = [(f"g = 5, t = {t:,}", 5, t) for t in (0, max(0, reach) // 3, max(0, 2 * reach) // 3, max(0, reach))]
+    texts = (
+        ("figure2", "Figure 2. Trained positions at several scales g, offset t = 0", by_scale),
+        ("figure3", "Figure 3. Trained positions at g = 5 with several offsets t", by_offset),
+    )
+    return [_positions_figure(name, title, rows, native, train, sinks) for name, title, rows in texts]
+
+
+def _positions_figure(
+    name: str, title: str, rows: Sequence[tuple[str, int, int]], native: int, train: int, sinks: int
+) -> Figure:
+    from e2bench.train.e2 import positions
+
+    data: list[Row] = []
+    with style():
+        figure = canvas(7.2, 1.1 + 0.42 * len(rows))
+        axes = figure.subplots()
+        for at, (label, scale, offset) in enumerate(rows):
+            index = positions(train, scale, offset, sinks) * scale  # index in the window g·L: m + t_m
+            axes.barh(at, scale * native, height=0.5, color="#E4E4E4")
+            some = np.unique(np.concatenate([np.arange(min(sinks, train)), np.linspace(0, train - 1, 160).astype(int)]))
+            axes.plot(index[some], np.full(len(some), at), "|", color=COLOURS[0], markersize=12, markeredgewidth=1.1)
+            spread = (float(index[sinks]), float(index[-1])) if train > sinks else (0.0, float(index[-1]))
+            row: Row = {"row": label, "scale": scale, "offset": offset, "window": scale * native, "trained": train}
+            data.append(row | {"sinks": sinks, "first": spread[0], "last": spread[1]})
+        axes.set_yticks(range(len(rows)), [label for label, _, _ in rows])
+        axes.invert_yaxis()
+        axes.grid(False, axis="y")
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.set_xlabel("Position index in the extended window of g·L tokens")
+        png = to_png(figure)
+    caption = (
+        f"Blue: positions of one training row of R = {train:,} tokens; grey: the extended window "
+        f"g·L, L = {native:,}. The first {sinks} tokens never move."
+    )
+    numbers = [Column(key, "", 0) for key in ("scale", "offset", "window", "trained", "sinks", "first", "last")]
+    return Figure(name, title, caption, png, Table(name, title, [Column("row"), *numbers], data))
+
+
+BUILDERS = (figures_2_and_3, figure_6, passkey)
