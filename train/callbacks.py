@@ -1,0 +1,96 @@
+"""What happens beside the training step: the log, `e2_config.json` in each checkpoint, and stopping on a signal."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+CONFIG_NAME = "e2_config.json"
+LOG_NAME = "train.jsonl"
+
+
+class TrainLog(TrainerCallback):
+    """Appends `step, loss, g, t, lr, tokens, seconds` lines to `train.jsonl`; lines of steps done again are dropped."""
+
+    def __init__(self, folder: Path, tokens_per_step: int, first_step: int) -> None:
+        self.path, self.tokens_per_step = folder / LOG_NAME, tokens_per_step
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= first_step]
+        self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        self._before = json.loads(kept[-1])["seconds"] if kept else 0.0
+        self._started = time.perf_counter()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not logs or "loss" not in logs or not state.is_world_process_zero:
+            return
+        line = {
+            "step": state.global_step,
+            "loss": logs["loss"],
+            "g": logs["g"],
+            "t": logs["t"],
+            "lr": logs["learning_rate"],
+            "tokens": state.global_step * self.tokens_per_step,
+            "seconds": round(self._before + time.perf_counter() - self._started, 3),
+        }
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+class CheckpointConfig(TrainerCallback):
+    """Writes `e2_config.json` into each checkpoint, last of its files: one without it was torn by a crash."""
+
+    def __init__(self, config: dict[str, Any], tokens_per_step: int) -> None:
+        self.config, self.tokens_per_step = config, tokens_per_step
+
+    def write(self, folder: Path, step: int) -> None:
+        """Put the config of `step` into `folder`."""
+        config = {**self.config, "step": step, "tokens": step * self.tokens_per_step}
+        (folder / CONFIG_NAME).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            self.write(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}", state.global_step)
+
+
+class StopOnSignal(TrainerCallback):
+    """After SIGTERM or SIGINT: finish the step, save, end. All processes stop after the same step."""
+
+    def __init__(self) -> None:
+        self.received = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> StopOnSignal:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: object) -> None:
+        self.received = True
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self._any_received(args):
+            control.should_save = control.should_training_stop = True
+
+    def _any_received(self, args: TrainingArguments) -> bool:
+        if args.world_size > 1:
+            flag = torch.tensor(float(self.received), device=args.device)
+            torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+            self.received = bool(flag.item())
+        return self.received

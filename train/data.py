@@ -1,0 +1,234 @@
+"""Training rows of R tokens from text, conversations and long documents with summaries, streamed from JSON lines.
+
+files -> documents (`datasets`, shuffled) -> pieces of at most R tokens (shuffled) -> mixture by token shares -> rows.
+Row n is the same in every process and after every restart; a resumed run goes on at the row where it stopped.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import itertools
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from e2bench.train.layouts import LAYOUTS, Segment
+from torch.utils.data import IterableDataset
+
+from e2bench.errors import DataError, E2BenchError, UnknownName
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+IGNORED = -100  # label that transformers' loss leaves out
+OPEN_ROWS = 16  # rows that wait for a document short enough to fit
+
+
+@dataclass(frozen=True)
+class Source:
+    """One part of the mixture.
+
+    files: JSON or JSON-lines files, also .gz; `*` is expanded.    layout: `text`, `sharegpt` or `summary`
+    (layouts.py).
+    weight: share of the training tokens, relative to the other sources.
+    loss: `all` tokens, or `answers` only (the assistant's turns; the summary).
+    template: `chat` (the tokenizer's own chat template) or `vicuna`; only read by `sharegpt`.
+    """
+
+    files: list[str]
+    layout: str = "text"
+    weight: float = 1.0
+    loss: str = "all"
+    template: str = "vicuna"
+
+    def __post_init__(self) -> None:
+        if self.layout not in LAYOUTS:
+            raise UnknownName("data layout", self.layout, list(LAYOUTS))
+        if self.loss not in ("all", "answers"):
+            raise UnknownName("loss", self.loss, ["all", "answers"])
+        if self.template not in ("chat", "vicuna"):
+            raise UnknownName("template", self.template, ["chat", "vicuna"])
+        if self.weight <= 0:
+            raise E2BenchError(f"a data source has weight {self.weight:g}: it must be above 0")
+
+    def paths(self) -> list[Path]:
+        """The files that exist. Raises DataError for a name that matches nothing."""
+        found = []
+        for name in self.files:
+            matches = sorted(glob.glob(str(Path(name).expanduser())))
+            if not matches:
+                raise DataError(f"training data {name!r} does not exist; check `files` under `data` in the recipe")
+            found += [Path(match) for match in matches]
+        return found
+
+
+@dataclass
+class Piece:
+    """At most R tokens of one document; labels are the token itself or IGNORED."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+
+@dataclass
+class _Row:
+    pieces: list[Piece] = field(default_factory=list)
+    tokens: int = 0
+
+    def add(self, piece: Piece) -> None:
+        self.pieces.append(piece)
+        self.tokens += len(piece.input_ids)
+
+
+def data_hashes(sources: list[Source]) -> dict[str, str]:
+    """File name -> SHA-256 of its bytes."""
+    hashes = {}
+    for path in (path for source in sources for path in source.paths()):
+        with path.open("rb") as file:
+            hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashes
+
+
+class PackedRows(IterableDataset):
+    """Endless rows `{"row": n, "input_ids": (R,), "labels": (R,)}`, from row `first_row` on.
+
+    whole_documents: a document that fits into R is never cut in two; the rest of a row is padded and not trained on.
+        Otherwise pieces follow one another without a gap.
+    cross_documents: tokens attend to earlier documents of their row. Otherwise rows also hold `position_ids` that
+    begin anew
+        with every document, from which transformers makes the block-diagonal mask.
+    shuffle_buffer: documents and pieces held to draw the next one from.
+    """
+
+    def __init__(
+        self,
+        sources: list[Source],
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        train_window: int,
+        seed: int = 0,
+        whole_documents: bool = False,
+        cross_documents: bool = True,
+        shuffle_buffer: int = 1000,
+        first_row: int = 0,
+    ) -> None:
+        if not sources:
+            raise DataError("the recipe names no training data; list files under `data`")
+        if tokenizer.eos_token_id is None:
+            raise DataError("the tokenizer has no end-of-text token, which marks where a document ends; set eos_token")
+        self.sources, self.tokenizer, self.train_window, self.seed = sources, tokenizer, train_window, seed
+        self.whole_documents, self.cross_documents = whole_documents, cross_documents
+        self.shuffle_buffer, self.first_row = shuffle_buffer, first_row
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        streams = [self._pieces(index, source) for index, source in enumerate(self.sources)]
+        pieces = _mixture(streams, [source.weight for source in self.sources])
+        pack = _pack_whole if self.whole_documents else _pack_gapless
+        rows = itertools.islice(enumerate(pack(pieces, self.train_window)), self.first_row, None)
+        for number, row in rows:
+            yield self._tensors(number, row)
+
+    def _tensors(self, number: int, row: _Row) -> dict[str, torch.Tensor]:
+        padding = self.train_window - row.tokens
+        if padding:
+            row.add(Piece([self.tokenizer.eos_token_id] * padding, [IGNORED] * padding))
+        tensors = {
+            "row": torch.tensor(number),
+            "input_ids": torch.tensor([i for p in row.pieces for i in p.input_ids]),
+            "labels": torch.tensor([i for p in row.pieces for i in p.labels]),
+        }
+        if not self.cross_documents:
+            tensors["position_ids"] = torch.cat([torch.arange(len(p.input_ids)) for p in row.pieces])
+            starts = tensors["position_ids"] == 0  # what a document begins with does not follow from the one before
+            tensors["labels"] = tensors["labels"].masked_fill(starts, IGNORED)
+        return tensors
+
+    def _pieces(self, index: int, source: Source) -> Iterator[Piece]:
+        """Endless pieces of one source; every epoch in another order."""
+        rng = random.Random(f"{self.seed}:{index}")
+        buffer: list[Piece] = []
+        for document in self._documents(index, source):
+            for start in range(0, len(document.input_ids), self.train_window):
+                stop = start + self.train_window
+                buffer.append(Piece(document.input_ids[start:stop], document.labels[start:stop]))
+            while len(buffer) > self.shuffle_buffer:
+                place = rng.randrange(len(buffer))
+                buffer[place], buffer[-1] = buffer[-1], buffer[place]
+                yield buffer.pop()
+
+    def _documents(self, index: int, source: Source) -> Iterator[Piece]:
+        from datasets import load_dataset
+
+        files = [str(path) for path in source.paths()]
+        examples = load_dataset("json", data_files=files, split="train", streaming=True)
+        read = LAYOUTS[source.layout]
+        for epoch in itertools.count():
+            empty = True
+            shuffled = examples.shuffle(seed=self.seed + 1000 * index + epoch, buffer_size=self.shuffle_buffer)
+            for example in shuffled:
+                segments = read(example, self.tokenizer, source.template)
+                if segments:
+                    empty = False
+                    yield encode(segments, self.tokenizer, answers_only=source.loss == "answers")
+            if empty:
+                raise DataError(
+                    f"{files[0]}: no example of layout {source.layout!r} in it; check `layout` in the recipe"
+                )
+
+
+def encode(segments: list[Segment], tokenizer: PreTrainedTokenizerBase, *, answers_only: bool) -> Piece:
+    """One document: BOS if the tokenizer has one, the segments, EOS where a segment asks for it and at the end."""
+    bos = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
+    input_ids, labels = list(bos), [IGNORED] * len(bos) if answers_only else list(bos)
+    for number, segment in enumerate(segments):
+        ids = tokenizer(segment.text, add_special_tokens=False, verbose=False)["input_ids"]
+        if segment.ends or number == len(segments) - 1:
+            ids = [*ids, tokenizer.eos_token_id]
+        input_ids += ids
+        labels += [IGNORED] * len(ids) if answers_only and not segment.answer else ids
+    return Piece(input_ids, labels)
+
+
+def _mixture(streams: list[Iterator[Piece]], weights: list[float]) -> Iterator[Piece]:
+    """Always the source furthest behind its share of the tokens: shares hold at any point, to within a piece."""
+    served = [0.0] * len(streams)
+    while True:
+        behind = min(range(len(streams)), key=lambda i: served[i] / weights[i])
+        piece = next(streams[behind])
+        served[behind] += len(piece.input_ids)
+        yield piece
+
+
+def _pack_gapless(pieces: Iterator[Piece], train_window: int) -> Iterator[_Row]:
+    row = _Row()
+    for piece in pieces:
+        while piece.input_ids:
+            room = train_window - row.tokens
+            row.add(Piece(piece.input_ids[:room], piece.labels[:room]))
+            piece = Piece(piece.input_ids[room:], piece.labels[room:])
+            if row.tokens == train_window:
+                yield row
+                row = _Row()
+
+
+def _pack_whole(pieces: Iterator[Piece], train_window: int) -> Iterator[_Row]:
+    """Best fit among OPEN_ROWS rows; when a piece fits none of them, the fullest is closed."""
+    waiting: list[_Row] = []
+    for piece in pieces:
+        fitting = [row for row in waiting if row.tokens + len(piece.input_ids) <= train_window]
+        row = max(fitting, key=lambda r: r.tokens, default=None)
+        if row is None:
+            if len(waiting) == OPEN_ROWS:
+                fullest = max(waiting, key=lambda r: r.tokens)
+                waiting.remove(fullest)
+                yield fullest
+            row = _Row()
+            waiting.append(row)
+        row.add(piece)
+        if row.tokens == train_window:
+            waiting.remove(row)
+            yield row

@@ -1,0 +1,240 @@
+"""E² fine-tuning on transformers' Trainer: a recipe in; checkpoints, `train.jsonl` and a final model out.
+
+Every row carries its number, and its (g, t) follows from (seed, step, sample) alone, so micro-batches, processes and
+restarts see the same positions without talking to each other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from e2bench.train.callbacks import CONFIG_NAME, CheckpointConfig, StopOnSignal, TrainLog
+from e2bench.train.data import PackedRows, data_hashes
+from e2bench.train.e2 import Draw, E2Settings, draw
+from e2bench.train.loading import add_lora, load_model, load_tokenizer
+from e2bench.train.plan import make_plan
+from e2bench.train.recipe import RECIPES, Recipe, load_recipe
+from e2bench.train.rotary import E2Positions
+from rich.console import Console
+from rich.table import Table
+from torch.utils.data import IterableDataset
+from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments, default_data_collator
+
+from e2bench.errors import E2BenchError, RunFolderError
+from e2bench.rope import native_window
+
+
+class E2Trainer(Trainer):
+    """A Trainer whose rows are rotated at E² positions. rows_per_step: rows an optimizer step, over all processes."""
+
+    def __init__(self, *, settings: E2Settings, rows_per_step: int, **kwargs: Any) -> None:
+        super().__init__(data_collator=default_data_collator, **kwargs)
+        self.settings, self.rows_per_step = settings, rows_per_step
+        self.positions = E2Positions(self.model)
+        self.last_draw = Draw(1, 0, settings.sinks)
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The model's own loss, at the positions that `row` (B,) int64 in `inputs` decides."""
+        rows = inputs.pop("row").tolist()
+        draws = [draw(self.settings, *divmod(row, self.rows_per_step)) for row in rows]
+        self.positions.set(draws)
+        self.last_draw = draws[-1]
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Trainer's log with the g and t of this process's newest row."""
+        if "loss" in logs:
+            logs = {**logs, "g": self.last_draw.scale, "t": self.last_draw.offset}
+        super().log(logs, start_time)
+
+
+def training_arguments(recipe: Recipe, out: Path) -> TrainingArguments:
+    """The recipe in Trainer's words."""
+    cosine = recipe.schedule == "cosine"
+    optional: dict[str, Any] = {"gradient_checkpointing": True} if recipe.gradient_checkpointing else {}
+    if recipe.sharding == "zero2":
+        optional["deepspeed"] = str(RECIPES / "zero2.json")
+    elif recipe.sharding == "fsdp":
+        optional |= {"fsdp": True, "fsdp_config": str(RECIPES / "fsdp.json")}
+    return TrainingArguments(
+        output_dir=str(out),
+        max_steps=recipe.steps,
+        per_device_train_batch_size=recipe.micro_batch,
+        gradient_accumulation_steps=_accumulation(recipe),
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type="cosine_with_min_lr" if cosine else "constant_with_warmup",
+        lr_scheduler_kwargs={"min_lr_rate": recipe.final_rate} if cosine else None,
+        warmup_steps=recipe.warmup_steps,
+        weight_decay=recipe.weight_decay,
+        adam_beta1=recipe.beta1,
+        adam_beta2=recipe.beta2,
+        max_grad_norm=recipe.clip_norm,
+        use_cpu=not torch.cuda.is_available(),
+        bf16=recipe.precision == "bfloat16",
+        seed=recipe.seed,
+        save_steps=recipe.save_every,
+        save_total_limit=recipe.keep,
+        logging_steps=recipe.log_every,
+        logging_nan_inf_filter=False,  # a loss that is not a number must be seen
+        report_to=[name for name in ("tensorboard", "wandb") if find_spec(name)] or "none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        accelerator_config={"dispatch_batches": False},  # every process reads the rows and keeps its own
+        ignore_data_skip=True,  # PackedRows starts at the right row itself
+        **optional,
+    )
+
+
+def _accumulation(recipe: Recipe) -> int:
+    processes = int(PartialState().num_processes)
+    accumulation, rest = divmod(recipe.batch_size, recipe.micro_batch * processes)
+    if rest:
+        raise E2BenchError(
+            f"batch_size {recipe.batch_size} is not a multiple of micro_batch {recipe.micro_batch} times {processes} "
+            "processes; change one of them"
+        )
+    return accumulation
+
+
+def e2_config(recipe: Recipe, native: int) -> dict[str, Any]:
+    """What `e2_config.json` holds, but for `step` and `tokens` (docs/files.md)."""
+    return {
+        "base": Path(recipe.base).name if recipe.base else recipe.model["model_type"],
+        **dataclasses.asdict(recipe.e2_settings(native)),
+        "steps": recipe.steps,
+        "settings": dataclasses.asdict(recipe),
+        "data": data_hashes(recipe.data),
+    }
+
+
+def complete_checkpoints(out: Path) -> list[Path]:
+    """Checkpoints of a training folder that were written to the end, oldest first."""
+    return sorted((path.parent for path in out.glob(f"checkpoint-*/{CONFIG_NAME}")), key=_step)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def prepare_folder(out: Path, config: dict[str, Any], fresh: bool) -> None:
+    """Remove torn checkpoints, or with `fresh` all; refuse a folder whose newest checkpoint has other settings."""
+    out.mkdir(parents=True, exist_ok=True)
+    kept = [] if fresh else complete_checkpoints(out)
+    for path in set(out.glob("checkpoint-*")) - set(kept):
+        shutil.rmtree(path)
+    if not kept:
+        return
+    stored = json.loads((kept[-1] / CONFIG_NAME).read_text(encoding="utf-8"))
+    for setting, before, now in _differences(stored, json.loads(json.dumps(config))):
+        raise RunFolderError(
+            f"{out} holds a run with {setting} = {before!r}, now it is {now!r}; "
+            "use --fresh to start over or another --out"
+        )
+
+
+def _differences(stored: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    for group in ("settings", "data"):
+        for key in sorted(stored[group].keys() | now[group].keys()):
+            if stored[group].get(key) != now[group].get(key):
+                yield key, stored[group].get(key), now[group].get(key)
+
+
+def make_trainer(recipe: Recipe, arguments: TrainingArguments, rows: IterableDataset, **kwargs: Any) -> E2Trainer:
+    """A trainer for the recipe's model on these rows; `kwargs` go to Trainer."""
+    model = load_model(recipe)
+    settings = recipe.e2_settings(recipe.native_window or native_window(model.config))
+    return E2Trainer(
+        model=add_lora(model, recipe),
+        args=arguments,
+        train_dataset=rows,
+        settings=settings,
+        rows_per_step=recipe.batch_size,
+        **kwargs,
+    )
+
+
+def packed_rows(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, first_step: int = 0) -> PackedRows:
+    """The recipe's training rows, from those of step `first_step` on."""
+    return PackedRows(
+        recipe.data,
+        tokenizer,
+        train_window=recipe.train_window,
+        seed=recipe.seed,
+        whole_documents=recipe.whole_documents,
+        cross_documents=recipe.cross_documents,
+        shuffle_buffer=recipe.shuffle_buffer,
+        first_row=first_step * recipe.batch_size,
+    )
+
+
+def train(recipe: Recipe, out: Path, *, fresh: bool = False) -> bool:
+    """Run a recipe into `out`, on from its newest checkpoint if it has one. False if a signal ended it early.
+
+    Afterwards `out` holds the final model and tokenizer with `e2_config.json`, `train.jsonl` and the checkpoints.
+    Optimizer and random state are read with torch's `weights_only`, so a checkpoint cannot run code.
+    """
+    arguments = training_arguments(recipe, out)
+    tokenizer = load_tokenizer(recipe)
+    config = e2_config(recipe, make_plan(recipe).native_window)
+    with arguments.main_process_first(local=False):
+        if arguments.process_index == 0:
+            prepare_folder(out, config, fresh)
+    checkpoint = next(reversed(complete_checkpoints(out)), None)
+    first_step = _step(checkpoint) if checkpoint else 0
+    tokens_per_step = recipe.batch_size * recipe.train_window
+    writer = CheckpointConfig(config, tokens_per_step)
+    with StopOnSignal() as stop:
+        log = [TrainLog(out, tokens_per_step, first_step)] if arguments.process_index == 0 else []
+        rows = packed_rows(recipe, tokenizer, first_step)
+        trainer = make_trainer(recipe, arguments, rows, processing_class=tokenizer, callbacks=[writer, stop, *log])
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if trainer.state.global_step < recipe.steps:
+        return False
+    trainer.save_model(str(out))
+    if arguments.process_index == 0:
+        writer.write(out, recipe.steps)
+    return True
+
+
+def main(
+    recipe: str,
+    overrides: list[str],
+    *,
+    dry_run: bool = False,
+    profile: bool = False,
+    out: Path | None = None,
+    fresh: bool = False,
+) -> None:
+    """What `e2bench train` calls. recipe: the path of a YAML file or the name of a packaged recipe.
+
+    Raises KeyboardInterrupt after a run that a signal ended: its last step is saved, the same command goes on from
+    there.
+    """
+    loaded = load_recipe(recipe, overrides)
+    folder = out or Path("results") / "train" / loaded.name
+    console = Console()
+    plan = make_plan(loaded, int(PartialState().num_processes))
+    table = Table("plan", loaded.name, box=None)
+    for row in plan.rows():
+        table.add_row(*row)
+    console.print(table)
+    if dry_run:
+        return
+    if profile:
+        from e2bench.train.profiling import write_profile
+
+        console.print(write_profile(loaded, folder))
+    elif train(loaded, folder, fresh=fresh):
+        console.print(f"trained: {folder}")
+    else:
+        console.print(f"stopped and saved in {folder}; the same command goes on from there")
+        raise KeyboardInterrupt

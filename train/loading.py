@@ -1,0 +1,85 @@
+"""What a recipe starts from: the model, its tokenizer, its adapters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from e2bench.train.recipe import Recipe, one_line
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from e2bench.errors import ModelError
+
+
+def load_config(recipe: Recipe) -> PretrainedConfig:
+    """The model's config alone; `base_config` saves a look-up for a base that is not a file here (dry runs)."""
+    written = recipe.model or (recipe.base_config if not Path(recipe.base).expanduser().exists() else None)
+    if written:
+        return AutoConfig.for_model(**written)
+    name, gguf = _located(recipe.base)
+    try:
+        return AutoConfig.from_pretrained(name, **gguf)
+    except (OSError, ValueError) as error:
+        raise _cannot_load(recipe.base, error) from error
+
+
+def load_model(recipe: Recipe) -> PreTrainedModel:
+    """The model to train, float32: the recipe's base, or a new one drawn from its config and seed.
+
+    Only safetensors and GGUF weights are read, never pickled ones.
+    """
+    if recipe.model:
+        torch.manual_seed(recipe.seed)
+        return AutoModelForCausalLM.from_config(load_config(recipe), attn_implementation=recipe.attention)
+    name, gguf = _located(recipe.base)
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            name, dtype=torch.float32, attn_implementation=recipe.attention, use_safetensors=True, **gguf
+        )
+    except (OSError, ValueError) as error:
+        raise _cannot_load(recipe.base, error) from error
+
+
+def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
+    """The recipe's tokenizer, else the base's."""
+    name, gguf = _located(recipe.tokenizer or recipe.base)
+    try:
+        return AutoTokenizer.from_pretrained(name, **gguf)
+    except (OSError, ValueError) as error:
+        raise _cannot_load(f"the tokenizer {recipe.tokenizer or recipe.base}", error) from error
+
+
+def add_lora(model: PreTrainedModel, recipe: Recipe) -> Any:
+    """The model with fresh adapters, if the recipe asks for them."""
+    if recipe.lora is None:
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(recipe.seed)
+    if recipe.gradient_checkpointing:
+        model.enable_input_require_grads()  # else no gradient enters the first checkpointed layer
+    config = LoraConfig(
+        r=recipe.lora.rank,
+        lora_alpha=recipe.lora.alpha,
+        lora_dropout=recipe.lora.dropout,
+        target_modules=recipe.lora.targets,
+        modules_to_save=recipe.lora.trained or None,
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
+
+
+def _located(name: str) -> tuple[str, dict[str, str]]:
+    """Arguments of `from_pretrained` for a folder, hub id or .gguf file."""
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelError(f"{name} does not exist; give the path of a GGUF file")
+        return str(path.parent), {"gguf_file": path.name}
+    return (str(path) if path.is_dir() else name), {}
+
+
+def _cannot_load(name: str, error: Exception) -> ModelError:
+    return ModelError(f"cannot load {name}; check `base` in the recipe ({one_line(error)})")

@@ -1,0 +1,128 @@
+"""What a recipe would do: parameters, tokens, steps and an estimate of memory, without loading any weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from e2bench.train.e2 import max_offset
+from e2bench.train.loading import add_lora, load_config
+from e2bench.train.recipe import Recipe
+from transformers import AutoModelForCausalLM, PretrainedConfig
+
+from e2bench.errors import DataError
+from e2bench.rope import native_window, text_config
+
+GIB = 2**30
+FLOAT32 = 4  # bytes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """parameters, trained: counts.    native_window: L in tokens.    state_bytes, activation_bytes: of one process."""
+
+    recipe: Recipe
+    parameters: int
+    trained: int
+    native_window: int
+    processes: int
+    state_bytes: int
+    activation_bytes: int
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.recipe.batch_size * self.recipe.train_window
+
+    def rows(self) -> list[tuple[str, str]]:
+        """The plan as label and text, one line each."""
+        recipe = self.recipe
+        total = self.tokens_per_step * recipe.steps
+        accumulated = recipe.batch_size // (recipe.micro_batch * self.processes)
+        return [
+            ("parameters", f"{self.parameters:,}, trained {self.trained:,}"),
+            ("positions", self._positions()),
+            ("windows", f"native L = {self.native_window:,}, train R = {recipe.train_window:,} tokens"),
+            ("steps", f"{recipe.steps:,} of {recipe.batch_size} rows, {accumulated} × {recipe.micro_batch} a process"),
+            ("tokens", f"{self.tokens_per_step:,} a step, {total:,} in all"),
+            ("processes", f"{self.processes}, sharding {recipe.sharding}"),
+            ("memory", f"{self._gib(self.state_bytes)} weights, gradients and optimizer + "
+                       f"{self._gib(self.activation_bytes)} activations a process (estimate)"),
+            ("data", "; ".join(self._sources())),
+        ]  # fmt: skip
+
+    def _positions(self) -> str:
+        recipe = self.recipe
+        if recipe.method == "none":
+            return "plain (g = 1, t = 0)"
+        largest = recipe.scale or recipe.g_max
+        limit = max_offset(largest, self.native_window, recipe.train_window)
+        scale = f"g = {recipe.scale}" if recipe.scale else f"g in 1..{recipe.g_max}"
+        moved = recipe.offset and recipe.method != "pi"
+        return f"{recipe.method}, {scale}, " + (f"t in 0..{limit:,} at g = {largest}" if moved else "no offset")
+
+    def _sources(self) -> list[str]:
+        total = sum(source.weight for source in self.recipe.data)
+        return [
+            f"{source.weight / total:.0%} {source.layout}, loss on {source.loss}: "
+            f"{', '.join(source.files)} ({_found(source)})"
+            for source in self.recipe.data
+        ]
+
+    @staticmethod
+    def _gib(size: int) -> str:
+        return f"{size / GIB:.2f} GiB"
+
+
+def make_plan(recipe: Recipe, processes: int = 1) -> Plan:
+    """Shapes on torch's meta device and arithmetic; needs the base's config, not its weights."""
+    config = load_config(recipe)
+    with torch.device("meta"):
+        model: Any = add_lora(AutoModelForCausalLM.from_config(config), recipe)
+    parameters = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return Plan(
+        recipe=recipe,
+        parameters=parameters,
+        trained=trained,
+        native_window=recipe.native_window or native_window(config),
+        processes=processes,
+        state_bytes=state_bytes(parameters, trained, recipe.sharding, processes),
+        activation_bytes=activation_bytes(config, recipe),
+    )
+
+
+def state_bytes(parameters: int, trained: int, sharding: str, processes: int) -> int:
+    """Weights (4 bytes a parameter), gradients (4) and AdamW's two moments (8) of one process, all float32.
+
+    ZeRO-2 shards gradients and moments over the processes, FSDP the weights as well (Rajbhandari et al., arXiv
+    1910.02054).
+    """
+    weights, rest = FLOAT32 * parameters, 3 * FLOAT32 * trained
+    if sharding == "zero2":
+        return weights + rest // processes
+    return (weights + rest) // processes if sharding == "fsdp" else weights + rest
+
+
+def activation_bytes(config: PretrainedConfig, recipe: Recipe) -> int:
+    """Activations kept for the backward pass of one micro-batch, and the logits; depends on R alone, not on L'.
+
+    34 bytes per token, layer and hidden unit in 16 bits without stored attention (Korthikanti et al., arXiv
+    2205.05198), twice that in float32; with checkpointing 2 bytes, and one layer in full. Logits: float32, with
+    gradient and softmax.
+    """
+    text = text_config(config)
+    tokens = recipe.micro_batch * recipe.train_window
+    width = 1 if recipe.precision == "bfloat16" else 2
+    layer = 34 * width * tokens * text.hidden_size
+    kept = 2 * width * tokens * text.hidden_size
+    layers = text.num_hidden_layers
+    body = layers * kept + layer if recipe.gradient_checkpointing else layers * layer
+    return body + 3 * FLOAT32 * tokens * text.vocab_size
+
+
+def _found(source: Any) -> str:
+    try:
+        return f"{len(source.paths())} files"
+    except DataError:
+        return "not there yet"

@@ -1,0 +1,205 @@
+"""Training recipes: a YAML file read into one dataclass; a key that does not exist is refused by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+from e2bench.train.data import Source
+from e2bench.train.e2 import E2Settings
+
+from e2bench.errors import DataError, E2BenchError, UnknownName
+
+RECIPES = Path(__file__).parent / "recipes"
+CHOICES = {
+    "schedule": ["cosine", "constant"],
+    "precision": ["float32", "bfloat16"],
+    "sharding": ["none", "fsdp", "zero2"],
+}
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters (peft) in place of full fine-tuning. targets: module names, or `all-linear`."""
+
+    rank: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+    targets: str | list[str] = "all-linear"
+    trained: list[str] = field(default_factory=list)  # modules trained whole beside the adapters, as LongLoRA's norms
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a training run; `e2_config.json` in each checkpoint repeats it.
+
+    base: hub id, folder or .gguf file to start from; empty with `model`.    model: config of a new model
+    (`model_type`, …).
+    base_config: the base's config, for a dry run on a machine that does not have the base.
+    tokenizer: folder or hub id if not the base's.    native_window: L; from the base's config if not given.
+    method … sinks: see `E2Settings`.    train_window: R.
+    batch_size: rows an optimizer step, over all processes.    micro_batch: rows a forward pass and process.
+    learning_rate … clip_norm: AdamW with warm-up; cosine falls to `final_rate` of the peak.
+    precision: of the forward and backward pass (weights and optimizer state stay float32).
+    save_every, log_every: steps.    keep: checkpoints that stay, the newest; null keeps all.
+    attention: transformers' `attn_implementation`.    sharding: `fsdp`, `zero2` (DeepSpeed) or `none` (data
+    parallel).
+    """
+
+    name: str
+    data: list[Source]
+    steps: int
+    train_window: int
+    base: str = ""
+    model: dict[str, Any] = field(default_factory=dict)
+    base_config: dict[str, Any] = field(default_factory=dict)
+    tokenizer: str = ""
+    native_window: int | None = None
+    method: str = "e2"
+    offset: bool = True
+    scale: int | None = None
+    g_max: int = 20
+    per_sample: bool = False
+    sinks: int = 4
+    batch_size: int = 16
+    micro_batch: int = 1
+    learning_rate: float = 1e-5
+    schedule: str = "cosine"
+    final_rate: float = 0.0
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.95
+    clip_norm: float = 1.0
+    precision: str = "bfloat16"
+    gradient_checkpointing: bool = False
+    attention: str = "sdpa"
+    sharding: str = "none"
+    lora: Lora | None = None
+    whole_documents: bool = False
+    cross_documents: bool = True
+    shuffle_buffer: int = 1000
+    seed: int = 0
+    save_every: int = 500
+    keep: int | None = 2
+    log_every: int = 10
+
+    def __post_init__(self) -> None:
+        for key, known in CHOICES.items():
+            if getattr(self, key) not in known:
+                raise UnknownName(key, str(getattr(self, key)), known)
+        for key in ("steps", "train_window", "batch_size", "micro_batch", "save_every", "log_every", "shuffle_buffer"):
+            if getattr(self, key) < 1:
+                raise E2BenchError(f"{key} is {getattr(self, key)} in the recipe: it must be at least 1")
+        if bool(self.base) == bool(self.model):
+            raise E2BenchError(
+                "a recipe starts from `base` (a checkpoint) or from `model` (a new config): give one of them"
+            )
+        if self.model and not self.tokenizer:
+            raise E2BenchError("a new model needs `tokenizer` in the recipe: a folder or hub id")
+        if self.train_window < self.sinks + 1:
+            raise E2BenchError(f"train_window is {self.train_window}: it must exceed the {self.sinks} sinks")
+
+    def e2_settings(self, native_window: int) -> E2Settings:
+        """The part that decides positions, for a model of this native window."""
+        shared = {f.name for f in dataclasses.fields(E2Settings)} - {"native_window"}
+        return E2Settings(native_window=native_window, **{name: getattr(self, name) for name in shared})
+
+
+def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe: the path of a YAML file or the name of a packaged one; `overrides` are `key=value` in YAML syntax.
+
+    `a.b=value` reaches into a nested key, a number into a list: `data.0.weight=2`.
+    """
+    path = _find(name)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise E2BenchError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise E2BenchError(f"{path.name} must hold `key: value` lines; see docs for the keys of a recipe")
+    for override in overrides or []:
+        _override(values, override)
+    return build_recipe({"name": path.stem, **values})
+
+
+def build_recipe(values: dict[str, Any]) -> Recipe:
+    """A recipe from plain values, every key and type checked."""
+    values = dict(values)
+    data = values.get("data", [])
+    if not isinstance(data, list):
+        raise E2BenchError("`data` in a recipe is a list of sources, each with `files`")
+    values["data"] = [_checked(Source, item, "data source") for item in data]
+    if values.get("lora") is not None:
+        values["lora"] = _checked(Lora, values["lora"], "LoRA setting")
+    return _checked(Recipe, values, "recipe key")
+
+
+def _find(name: str) -> Path:
+    if Path(name).is_file():
+        return Path(name)
+    packaged = {path.stem: path for path in sorted(RECIPES.glob("*.yaml"))}
+    if name.removesuffix(".yaml") in packaged:
+        return packaged[name.removesuffix(".yaml")]
+    if "/" in name:
+        raise DataError(f"recipe {name} does not exist; give the path of a YAML file or one of: {', '.join(packaged)}")
+    raise UnknownName("recipe", name, list(packaged))
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise E2BenchError(f"{override!r} is not an override; write key=value, as in steps=100")
+    *parents, last = key.split(".")
+    place: Any = values
+    try:
+        for part in parents:
+            place = place[int(part)] if isinstance(place, list) else place.setdefault(part, {})
+        place[int(last) if isinstance(place, list) else last] = yaml.safe_load(text)
+    except (ValueError, IndexError, TypeError, AttributeError) as error:
+        raise E2BenchError(f"override {override!r} does not fit the recipe: {one_line(error)}") from error
+    except yaml.YAMLError as error:
+        raise E2BenchError(f"override {override!r} has a value that is not valid YAML") from error
+
+
+def one_line(error: Exception) -> str:
+    """An exception's text in one line."""
+    return " ".join(str(error).split())
+
+
+def _checked(kind: type, values: Any, what: str) -> Any:
+    """`kind(**values)` after checking names and plain types; YAML reads 1e-5 as text, so numbers are converted."""
+    if not isinstance(values, dict):
+        raise E2BenchError(f"a {what} must hold `key: value` pairs; got {values!r}")
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    for name in values:
+        if name not in fields:
+            raise UnknownName(what, str(name), list(fields))
+    missing = [
+        name
+        for name, f in fields.items()
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and name not in values
+    ]
+    if missing:
+        raise E2BenchError(f"the recipe lacks {missing[0]!r} ({what}); add it")
+    hints = get_type_hints(kind)
+    return kind(**{name: _typed(name, value, hints[name]) for name, value in values.items()})
+
+
+def _typed(name: str, value: Any, hint: Any) -> Any:
+    wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    optional = str(hint).endswith("| None")
+    if value is None and optional:
+        return None
+    kind = next((k for k in wanted if hint in (k, k | None)), None)
+    if kind is None or (type(value) is kind):
+        return value
+    if kind is float and isinstance(value, int | str) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    raise E2BenchError(f"{name} is {value!r} in the recipe: it must be {wanted[kind]}")

@@ -1,0 +1,70 @@
+"""Rotate a model at E² positions without touching `position_ids`.
+
+transformers reads a jump in `position_ids` as the border of a packed sequence whenever there is no mask and no
+cache (its `Trainer`, gradient checkpointing, `use_cache=False`), and then later tokens cannot see the attention
+sinks: no error, only another model. So the positions are changed inside the rotary module, after the mask has been
+made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from e2bench.train.e2 import Draw
+from torch import nn
+
+from e2bench.errors import ModelError
+from e2bench.rope import SCALED_LAYERS, rotary_modules
+
+
+class E2Positions:
+    """Forward pre-hooks on every rotary module of a model. Nothing changes until `set`; `clear` ends it.
+
+    The draws stay in force until the next `set`, not only during the forward pass: gradient checkpointing runs
+    layers again in the backward pass, and a model whose layers call the rotary module themselves must see the same
+    angles then. Raises ModelError for a model without rotary positions.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        modules = rotary_modules(model)
+        if not modules:
+            raise ModelError(f"{type(model).__name__} has no rotary positions (RoPE), which E² needs; use a RoPE model")
+        self._handles = [m.register_forward_pre_hook(self._hook, with_kwargs=True) for m in modules]
+        self._draws: torch.Tensor | None = None
+
+    def set(self, draws: Sequence[Draw]) -> None:
+        """Rotate row b of the coming batches by `draws[b]`; equal draws are applied once to all rows."""
+        distinct = draws[:1] if len(set(draws)) == 1 else draws
+        self._draws = torch.tensor([[d.scale, d.offset, d.start] for d in distinct], dtype=torch.float32)
+
+    def clear(self) -> None:
+        """Rotate at the model's own positions again."""
+        self._draws = None
+
+    def remove(self) -> None:
+        """Take the hooks off the model."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self._draws is None or not _is_scaled(module, args, kwargs):
+            return None
+        if "position_ids" in kwargs:
+            return args, {**kwargs, "position_ids": self._shifted(kwargs["position_ids"])}
+        return (args[0], self._shifted(args[1]), *args[2:]), kwargs
+
+    def _shifted(self, position_ids: torch.Tensor) -> torch.Tensor:
+        """(1 or B, R) integer -> (1 or B, R) float32."""
+        assert self._draws is not None
+        scale, offset, start = self._draws.to(position_ids.device).unsqueeze(-1).unbind(1)
+        return (position_ids + offset * (position_ids >= start)) / scale
+
+
+def _is_scaled(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether this call makes the angles of layers that a scale applies to (`e2bench.rope` scales the same ones)."""
+    kinds = module.rope_type
+    if not isinstance(kinds, dict) or SCALED_LAYERS not in kinds:
+        return True
+    return kwargs.get("layer_type", args[2] if len(args) > 2 else None) == SCALED_LAYERS
