@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from e2bench.report import ablations, curves, details, maps, tables
+from e2bench.report import ablations, curves, details, maps, page, tables
 from e2bench.report.output import Output
 from e2bench.report.runs import scan
 from e2bench.report.table import WRITERS, to_csv
@@ -29,17 +29,21 @@ def write_report(results: Path, out: Path) -> list[Path]:
     results, out = Path(results), Path(out)
     found = scan(results)
     output = Output(out, results)
-    for build in (*tables.BUILDERS, *ablations.BUILDERS):
-        for table in build(found):
-            for suffix, text in WRITERS.items():
-                output.write(f"{table.name}.{suffix}", text(table))
-    for build in details.BUILDERS:
-        for table in build(found):
-            output.write(f"{table.name}.csv", to_csv(table))
-    for draw in (*curves.BUILDERS, *maps.BUILDERS):
-        for figure in draw(found):
-            output.write(f"{figure.name}.png", figure.png)
-            output.write(f"{figure.name}.csv", to_csv(figure.data))
+    made = [table for build in (*tables.BUILDERS, *ablations.BUILDERS) for table in build(found)]
+    made.sort(key=lambda table: table.name)
+    behind = [table for build in details.BUILDERS for table in build(found)]
+    figures = [figure for draw in (*curves.BUILDERS, *maps.BUILDERS) for figure in draw(found)]
+    figures.sort(key=lambda figure: (not figure.name.startswith("figure"), figure.name))
+    html = page.render(found, made, behind, figures)
+    for table in made:
+        for suffix, text in WRITERS.items():
+            output.write(f"{table.name}.{suffix}", text(table))
+    for table in behind:
+        output.write(f"{table.name}.csv", to_csv(table))
+    for figure in figures:
+        output.write(f"{figure.name}.png", figure.png)
+        output.write(f"{figure.name}.csv", to_csv(figure.data))
+    output.write("index.html", html)
     output.close([run.name for run in found.runs], found.warnings)
     for warning in found.warnings:
         print(f"warning: {warning}", file=sys.stderr)

@@ -209,7 +209,7 @@ def _attention_figure(name: str, run: Run, panels: Sequence[tuple[dict[str, Any]
     title = f"Figure 6. Attention of the answer over the input: {_title(run)}"
     line = panels[0][0]
     caption = (
-        f"Rows: generated tokens; columns: input tokens, {BINS} at most, each the largest value of its tokens. Orange: "
+        f"Rows: generated tokens; columns: input tokens, {BINS} at most, each the largest value of its tokens. Red: "
         f"the gold span. Layers {line.get('layers')}, heads {line.get('heads')}, reduction {line.get('reduction')}."
     )
     return Figure(name, title, caption, png, _attention_table(name, title, run, panels, maps))
@@ -220,14 +220,14 @@ def _attention_map(
 ) -> matplotlib.image.AxesImage:
     first, last = line["gold"]
     image = axes.imshow(
-        values, cmap="magma_r", norm=norm, aspect="auto", interpolation="nearest", extent=(0, inputs, len(values), 0)
+        values, cmap="Blues", norm=norm, aspect="auto", interpolation="nearest", extent=(0, inputs, len(values), 0)
     )
     axes.grid(False)
     width = max(last + 1 - first, inputs / 400)  # seen also where it is thinner than a pixel
-    box = Rectangle((first - inputs / 250, 0), width + inputs / 125, len(values), fill=False, edgecolor=COLOURS[4])
+    box = Rectangle((first - inputs / 250, 0), width + inputs / 125, len(values), fill=False, edgecolor=COLOURS[1])
     box.set(linewidth=1.2, clip_on=False)
     axes.add_patch(box)
-    axes.plot([first + width / 2], [-0.6], marker="v", color=COLOURS[4], clip_on=False, markersize=6)
+    axes.plot([first + width / 2], [-0.6], marker="v", color=COLOURS[1], clip_on=False, markersize=6)
     answered = "answered" if line.get("success") else "not answered"
     share = f"gold span [{first}, {last}]: {line.get('gold_share', float('nan')):.1%} of attention"
     axes.set_title(
