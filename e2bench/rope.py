@@ -180,9 +180,7 @@ class RopeSwitch:
         from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
         module, rope_type = slot.module, slot.rope_type
-        compute = (
-            module.compute_default_rope_parameters if rope_type == "default" else ROPE_INIT_FUNCTIONS[rope_type]
-        )
+        compute = module.compute_default_rope_parameters if rope_type == "default" else ROPE_INIT_FUNCTIONS[rope_type]
         return _float32(compute(module.config, device=None, layer_type=slot.layer_type))[0]
 
     def set(self, scaling: RopeScaling, length: int | None = None) -> None:

@@ -1,0 +1,77 @@
+"""Chat wrappers around a prompt: the tokenizer's own template, LongBench's for Llama-2, FastChat's, or a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from e2bench.errors import DataError, E2BenchError, UnknownName
+
+FASTCHAT = {"vicuna": "vicuna", "longchat": "vicuna"}  # LongBench pred.py:30-38 gives both Vicuna's conversation
+NAMES = ("auto", "none", "llama2", *FASTCHAT)
+
+
+@dataclass(frozen=True)
+class ChatWrapper:
+    """name: for run.json.    apply: prompt -> wrapped text.    special_tokens: whether tokenizing must add BOS."""
+
+    name: str
+    apply: Callable[[str], str]
+    special_tokens: bool
+
+
+def chat_wrapper(name: str, tokenizer: Any) -> ChatWrapper | None:
+    """The wrapper that `--chat-template` names, None for none.
+
+    `auto` is the tokenizer's own template if it has one. `llama2` is LongBench's `[INST]…[/INST]` (pred.py:39 at
+    2e00731), without a system prompt. A path ending in .jinja is a chat template in transformers' form.
+    """
+    if name == "none" or (name == "auto" and not getattr(tokenizer, "chat_template", None)):
+        return None
+    if name == "llama2":
+        return ChatWrapper(name, lambda prompt: f"[INST]{prompt}[/INST]", special_tokens=True)
+    if name in FASTCHAT:
+        return ChatWrapper(name, _fastchat(FASTCHAT[name]), special_tokens=True)
+    if name == "auto":
+        return ChatWrapper(name, _template(tokenizer, None), special_tokens=False)
+    if not name.endswith(".jinja"):
+        raise UnknownName("chat template", name, list(NAMES), hint=f"known: {', '.join(NAMES)}, or a FILE.jinja")
+    try:
+        template = Path(name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"chat template {name} cannot be read: {error}") from None
+    return ChatWrapper(Path(name).name, _template(tokenizer, template), special_tokens=False)
+
+
+def _template(tokenizer: Any, template: str | None) -> Callable[[str], str]:
+    from jinja2 import TemplateError
+
+    def apply(prompt: str) -> str:
+        messages = [{"role": "user", "content": prompt}]
+        try:
+            return tokenizer.apply_chat_template(
+                messages, chat_template=template, add_generation_prompt=True, tokenize=False
+            )
+        except TemplateError as error:
+            raise E2BenchError(f"the chat template cannot wrap a prompt: {error}") from None
+
+    return apply
+
+
+def _fastchat(conversation: str) -> Callable[[str], str]:
+    try:
+        from fastchat.model import get_conversation_template
+    except ImportError:
+        raise E2BenchError(
+            f"--chat-template {conversation} comes from FastChat, which is not installed: pip install fschat"
+        ) from None
+
+    def apply(prompt: str) -> str:
+        chat = get_conversation_template(conversation)
+        chat.append_message(chat.roles[0], prompt)
+        chat.append_message(chat.roles[1], None)
+        return str(chat.get_prompt())
+
+    return apply

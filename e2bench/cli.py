@@ -1,0 +1,137 @@
+"""The command line: arguments to one call each. Heavy imports happen inside the commands, so that --help is quick."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from e2bench import __version__
+from e2bench.errors import E2BenchError
+from e2bench.options import Common, with_common
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Extend the window of a rotary-position language model, and measure what that gave. "
+    "Start with `e2bench quickstart`.",
+)
+Flag = typer.Option
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, Flag("--version", help="Print the version and stop.")] = False) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+@with_common
+def longbench(
+    common: Common,
+    *,
+    tasks: Annotated[str, Flag(help="all, en, zh, code or task names, separated by commas.")] = "all",
+    data: Annotated[Path | None, Flag(help="Folder with NAME.jsonl files. Default: the public data set.")] = None,
+    limit: Annotated[int | None, Flag(help="Only the first N examples of each task.", min=1)] = None,
+    input_limit: Annotated[
+        int | None, Flag(help="Tokens kept of a prompt. Default: 1000·⌊window/1024⌋ - 500.", min=2)
+    ] = None,
+    truncation: Annotated[str, Flag(help="official (decode, join, re-encode) or ids.")] = "official",
+    chat_template: Annotated[str, Flag(help="auto, none, llama2, vicuna, longchat or FILE.jinja.")] = "auto",
+    prompts: Annotated[Path | None, Flag(help="LongBench's dataset2prompt.json instead of lm-eval's copies.")] = None,
+    no_context: Annotated[
+        bool, Flag("--no-context", help="Leave the document out: what the model knows already.")
+    ] = False,
+    early_stop: Annotated[bool, Flag(help="Stop a row once its score cannot change.")] = True,
+) -> None:
+    """LongBench v1: 21 tasks, middle truncation, official scores and averages."""
+    from e2bench.commands.longbench import run
+
+    run(
+        common,
+        tasks=tasks,
+        data=data,
+        limit=limit,
+        input_limit=input_limit,
+        truncation=truncation,
+        chat_template=chat_template,
+        prompts=prompts,
+        no_context=no_context,
+        early_stop=early_stop,
+    )
+
+
+@app.command()
+def score(
+    folder: Annotated[Path, typer.Argument(help="A run's folder, or one of LongBench prediction files.")],
+    json: Annotated[bool, Flag("--json", help="Print JSON and write nothing.")] = False,
+    rouge_score: Annotated[
+        bool, Flag("--rouge-score", help="Google's rougeL beside the summaries' scores (slow).")
+    ] = False,
+) -> None:
+    """Score stored predictions; no model is loaded."""
+    from e2bench.commands.score import run
+
+    run(folder, as_json=json, rouge_score=rouge_score)
+
+
+@app.command()
+def report(
+    results: Annotated[Path, typer.Argument(help="A run, or a folder of runs.")],
+    out: Annotated[Path, Flag("--out", "-o", help="Folder of tables, figures and index.html.")] = Path("report"),
+) -> None:
+    """Every table and figure for which runs exist, and one HTML page."""
+    from e2bench.report import write_report
+
+    paths = write_report(results, out)
+    typer.echo(f"{len(paths)} files in {out}")
+    for path in paths:
+        if path.suffix in (".csv", ".png", ".html"):
+            typer.echo(f"  {path}")
+
+
+@app.command()
+def data(name: Annotated[str, typer.Argument(help="longbench or proof-pile.")]) -> None:
+    """Fetch a public data set into the cache, verified."""
+    from e2bench.data import fetch
+
+    typer.echo(fetch(name))
+
+
+def main() -> None:
+    """Run the command line; exit 0 done, 2 the user's mistake, 1 our failure, 130 interrupted."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        code = app(standalone_mode=False)
+    except E2BenchError as error:
+        code = _say(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        code = _say("interrupted; give the same command again to continue", 130)
+    except Exception as error:
+        code = _usage_code(error)
+        if code is None:
+            raise
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _say(message: str, code: int) -> int:
+    print(f"e2bench: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _usage_code(error: Exception) -> int | None:
+    """Exit code of click's own complaints (unknown option, missing argument …), said in one line; None for others."""
+    if type(error).__name__ == "Abort":
+        return _say("interrupted; give the same command again to continue", 130)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(error, file=sys.stderr)
+        return 2
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):
+        return _say(f"{error.format_message()} (see e2bench --help)", 2)
+    return None

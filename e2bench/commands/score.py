@@ -1,0 +1,91 @@
+"""`e2bench score`, and the table that every scored run ends with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from e2bench.scoring import SCHEMES, score_folder, write_scores
+
+
+def run(folder: Path, *, as_json: bool, rouge_score: bool) -> None:
+    """Score a folder; print JSON and write nothing, or write scores.json and print a table."""
+    scores = score_folder(folder, rouge_score=rouge_score)
+    if as_json:
+        print(json.dumps({"tasks": scores.get("tasks", {}), "averages": scores.get("averages", {})}))
+        return
+    write_scores(folder, scores)
+    show(folder, scores)
+
+
+def show(folder: Path, scores: dict[str, Any]) -> None:
+    """Print scores as a table on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(soft_wrap=False)
+    table = Table(title=str(folder), title_justify="left")
+    rows, columns = _longbench(scores) if "metric" in _first(scores.get("details", {})) else _other(scores)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    for scheme in SCHEMES:
+        if scheme in scores.get("averages", {}):
+            values = scores["averages"][scheme]
+            shown = "  ".join(f"{k} {'-' if v is None else format(v, '.2f')}" for k, v in values.items())
+            console.print(f"{scheme:>10}: {shown}", highlight=False)
+    incomplete = scores.get("averages") and any(
+        None in v.values() for v in scores["averages"].values() if isinstance(v, dict)
+    )
+    if incomplete:
+        console.print("An average is shown only when every one of its tasks has a score.", style="dim")
+    console.print(f"written: {folder / 'scores.json'}", highlight=False, style="dim")
+
+
+def _first(details: dict[str, Any]) -> dict[str, Any]:
+    return next(iter(details.values()), {})
+
+
+def _longbench(scores: dict[str, Any]) -> tuple[list[list[str]], list[str]]:
+    rows = []
+    for name, entry in scores["details"].items():
+        value, bounds = scores["tasks"].get(name), entry["interval"]
+        rows.append(
+            [
+                name,
+                "-" if value is None else f"{value:.2f}",
+                f"{bounds[0]:.1f} – {bounds[1]:.1f}" if bounds else "",
+                f"{entry['scored']} of {entry['expected']}",
+                str(entry["truncated"]),
+                *([f"{entry['rouge_score']:.2f}"] if "rouge_score" in entry else []),
+            ]
+        )
+    columns = ["task", "score", "95 % interval", "scored", "truncated"]
+    return rows, [*columns, "rouge-score"] if any(len(r) > len(columns) for r in rows) else columns
+
+
+def _other(scores: dict[str, Any]) -> tuple[list[list[str]], list[str]]:
+    """Tables of perplexity, passkey, attention and short runs: their summary's rows as they are."""
+    entries = (
+        scores.get("cells")
+        or scores.get("lengths")
+        or [
+            {"task": name, "accuracy": value, **scores["details"].get(name, {})}
+            for name, value in scores.get("tasks", {}).items()
+        ]
+    )
+    columns = [
+        key for key in (entries[0] if entries else {}) if not isinstance(entries[0][key], dict) and key != "top_heads"
+    ]
+    return [[_cell(entry.get(column)) for column in columns] for entry in entries], columns
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1 else f"{value:.2f}"
+    if isinstance(value, list):
+        return " – ".join(_cell(v) for v in value)
+    return "" if value is None else str(value)

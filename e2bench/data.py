@@ -1,0 +1,112 @@
+"""Fetch public data sets into the cache: pinned, checksummed, unpacked without leaving their folder."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import os
+import shutil
+import zipfile
+from pathlib import Path, PurePosixPath
+
+from e2bench.errors import DataError, UnknownName
+from e2bench.tasks.corpora import DATASETS, Archive
+
+MAX_UNPACKED_BYTES = 8 << 30
+MAX_MEMBERS = 10_000
+
+
+def cache_folder() -> Path:
+    """Where fetched data sets live: $E2BENCH_CACHE, else the user's cache folder."""
+    if chosen := os.environ.get("E2BENCH_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "e2bench"
+
+
+def fetch(name: str) -> Path:
+    """The data set's folder (or file) in the cache, fetched first if it is not there.
+
+    Raises UnknownName, or DataError when it cannot be fetched or its checksum differs.
+    """
+    if name not in DATASETS:
+        raise UnknownName("data set", name, list(DATASETS))
+    archive = DATASETS[name]
+    target = cache_folder() / f"{name}-{archive.revision[:12]}"
+    if not target.exists():
+        downloaded, expected = _download(archive)
+        verify(downloaded, expected)
+        if archive.members is None:
+            return downloaded
+        target.parent.mkdir(parents=True, exist_ok=True)
+        beside = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            unpack(downloaded, beside, archive.members)
+            beside.replace(target)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+    return target
+
+
+def _download(archive: Archive) -> tuple[Path, str]:
+    """(file in the hub's cache, SHA-256 it must have)."""
+    from huggingface_hub import HfApi, hf_hub_download
+
+    try:
+        path = hf_hub_download(archive.repo, archive.filename, repo_type="dataset", revision=archive.revision)
+        if archive.sha256 is not None:
+            return Path(path), archive.sha256
+        info = HfApi().get_paths_info(archive.repo, [archive.filename], repo_type="dataset", revision=archive.revision)[
+            0
+        ]
+        return Path(path), info.lfs.sha256 if info.lfs else ""
+    except Exception as error:  # the hub client raises many kinds, offline ones among them
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(
+            f"{archive.name} cannot be fetched from the hub ({archive.repo}): {reason}; give your own copy with --data"
+        ) from None
+
+
+def verify(path: Path, sha256: str) -> None:
+    """Raises DataError when a file's SHA-256 is not the expected one."""
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != sha256:
+        raise DataError(f"{path} has SHA-256 {found[:16]}…, expected {sha256[:16]}…; delete it and fetch again")
+
+
+def unpack(archive: Path, folder: Path, members: str) -> None:
+    """The members of a zip archive that match the glob, each directly into `folder`.
+
+    Raises DataError for members that leave the folder, repeat a name, are links, or unpack to more than 8 GiB.
+    """
+    folder.mkdir(parents=True)
+    try:
+        with zipfile.ZipFile(archive) as file:
+            chosen = [m for m in file.infolist() if fnmatch.fnmatch(m.filename, members) and not m.is_dir()]
+            if len(chosen) > MAX_MEMBERS or sum(m.file_size for m in chosen) > MAX_UNPACKED_BYTES:
+                raise DataError(
+                    f"{archive} unpacks to more than {MAX_UNPACKED_BYTES >> 30} GiB; it is not what it says"
+                )
+            for member in chosen:
+                _unpack_one(file, member, folder)
+    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+        raise DataError(f"{archive} cannot be unpacked: {error}") from None
+    if not any(folder.iterdir()):
+        raise DataError(f"{archive} holds nothing that matches {members}")
+
+
+def _unpack_one(file: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path) -> None:
+    path = PurePosixPath(member.filename)
+    is_link = (member.external_attr >> 16) & 0o170000 == 0o120000
+    if path.is_absolute() or ".." in path.parts or "\\" in member.filename or is_link:
+        raise DataError(f"{file.filename}: member {member.filename!r} leaves its folder; nothing is taken from it")
+    target = folder / path.name
+    if target.exists():
+        raise DataError(f"{file.filename}: two members are called {path.name!r}")
+    written = 0
+    with file.open(member) as source, target.open("wb") as out:
+        while block := source.read(1 << 20):
+            written += len(block)
+            if written > member.file_size:  # the header lied
+                raise DataError(f"{file.filename}: member {member.filename!r} is larger than its header says")
+            out.write(block)

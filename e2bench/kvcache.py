@@ -1,0 +1,246 @@
+"""A preallocated key-value cache and the attention that reads it: no mask of N × N, no copy of grouped heads.
+
+Shapes: B rows, H query heads, K key-value heads (H = K·G), Tq query tokens, N key tokens, D head dimension.
+
+transformers' own cache grows by concatenation and its SDPA call repeats grouped key/value heads under a mask; on long
+inputs both cost more than the weights' reading. Here each row of a batch writes into its own slice of one buffer, rows
+may have different lengths, and the G heads of a group are folded into the query axis. The function is registered as an
+attention implementation without a mask function, so transformers builds no mask and looks for no packed sequences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AttentionInterface
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+ATTENTION = "e2bench_sdpa"
+
+
+class KVLayer(CacheLayerMixin):
+    """Keys and values of one layer: (B, K, capacity, D), allocated at the first write."""
+
+    is_sliding = False
+    is_croppable = True
+
+    def __init__(self, rows: int, capacity: int) -> None:
+        super().__init__()
+        self.rows, self.capacity, self.length = rows, capacity, 0
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Allocate the buffers on the device and in the dtype of the first states seen."""
+        self.dtype, self.device = key_states.dtype, key_states.device
+        shape = (self.rows, key_states.shape[1], self.capacity)
+        self.keys = key_states.new_empty(*shape, key_states.shape[-1])
+        self.values = value_states.new_empty(*shape, value_states.shape[-1])
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append (rows, K, Tq, D) states and return all of them, (rows, K, N, D) views."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        step = _ragged
+        if step is not None:
+            rows, columns = step.rows, step.lengths - 1
+            self.keys[rows, :, columns] = key_states[:, :, 0]
+            self.values[rows, :, columns] = value_states[:, :, 0]
+            n = key_states.shape[0]
+            return self.keys[:n, :, : step.longest], self.values[:n, :, : step.longest]
+        end = self.length + key_states.shape[2]
+        self.keys[:, :, self.length : end] = key_states
+        self.values[:, :, self.length : end] = value_states
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def row(self, index: int) -> KVLayer:
+        """The same memory seen as a cache of one row."""
+        view = KVLayer(1, self.capacity)
+        if self.is_initialized:
+            view.dtype, view.device = self.dtype, self.device
+            view.keys, view.values = self.keys[index : index + 1], self.values[index : index + 1]
+            view.is_initialized = True
+        return view
+
+    def move_row(self, source: int, target: int, length: int) -> None:
+        """Copy the first `length` tokens of one row over another."""
+        self.keys[target, :, :length] = self.keys[source, :, :length]
+        self.values[target, :, :length] = self.values[source, :, :length]
+
+    def get_seq_length(self) -> int:
+        """Tokens written so far."""
+        return self.length
+
+    def get_max_length(self) -> int:
+        """Tokens that fit."""
+        return self.capacity
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """(key length, key offset) for code that builds masks."""
+        return self.length + query_length, 0
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last tokens; negative, as transformers 5 asks."""
+        self.length -= abs(tokens_to_remove)
+
+    def reset(self) -> None:
+        """Forget every token, keep the memory."""
+        self.length = 0
+
+
+class KVCache(Cache):
+    """One `KVLayer` a model layer. `rows` sequences of at most `capacity` tokens."""
+
+    def __init__(self, layers: int, *, rows: int = 1, capacity: int) -> None:
+        super().__init__(layers=[KVLayer(rows, capacity) for _ in range(layers)])
+        self.rows, self.capacity = rows, capacity
+
+    def allocate(self, like: KVCache) -> None:
+        """Allocate every layer as `like` did (its first row shows dtype, device and head shapes)."""
+        for layer, other in zip(self.layers, like.layers, strict=True):
+            layer.lazy_initialization(other.keys, other.values)
+
+    def row(self, index: int) -> KVCache:
+        """A one-row cache over the memory of row `index`: a prefill through it fills this cache in place."""
+        view = KVCache(0, capacity=self.capacity)
+        view.layers = [layer.row(index) for layer in self.layers]
+        return view
+
+    def move_row(self, source: int, target: int, length: int) -> None:
+        """Copy one row over another in every layer."""
+        for layer in self.layers:
+            layer.move_row(source, target, length)
+
+    def truncate(self, length: int) -> None:
+        """Keep the first `length` tokens."""
+        for layer in self.layers:
+            layer.length = min(layer.length, length)
+
+
+class _Ragged:
+    """One decoding step over rows of different lengths (each counting the token now being written)."""
+
+    def __init__(self, lengths: Tensor) -> None:
+        self.lengths = lengths
+        self.rows = torch.arange(lengths.shape[0], device=lengths.device)
+        self.longest = int(lengths.max())
+        self.equal = bool((lengths == self.longest).all())
+        self._masks: dict[tuple[int | None, torch.dtype, torch.device], Tensor | None] = {}
+
+    def mask(self, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor | None:
+        """(B, 1, 1, N) added to the scores: -inf outside each row's tokens, None where every row is full."""
+        key = (window, dtype, device)
+        if key not in self._masks:
+            self._masks[key] = self._make(window, dtype, device)
+        return self._masks[key]
+
+    def _make(self, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor | None:
+        if self.equal and (window is None or window >= self.longest):
+            return None
+        lengths = self.lengths.to(device)[:, None]
+        columns = torch.arange(self.longest, device=device)[None]
+        hidden = columns >= lengths
+        if window is not None:
+            hidden |= columns < lengths - window
+        return torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, -torch.inf)[:, None, None]
+
+
+_ragged: _Ragged | None = None
+
+
+@contextmanager
+def ragged(lengths: Tensor) -> Iterator[None]:
+    """Forward passes inside decode one token a row; lengths: (B,) int64, tokens of each row with the new one."""
+    global _ragged
+    _ragged = _Ragged(lengths)
+    try:
+        yield
+    finally:
+        _ragged = None
+
+
+def grouped_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None = None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention of the last Tq of N tokens: (B, H, Tq, D), (B, K, N, D) -> (B, Tq, H, D).
+
+    The signature is that of transformers' attention interface (`integrations/sdpa_attention.py`); the result equals its
+    SDPA up to rounding. Raises ValueError for what this function does not compute (a mask, soft-capped scores, sinks),
+    so that nothing is left out in silence.
+    """
+    if attention_mask is not None or kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
+        raise ValueError("masks, soft-capped scores and learned sinks need --attn eager")
+    queries, keys = query.shape[2], key.shape[2]
+    window = sliding_window if sliding_window is not None and sliding_window < keys else None
+    if _ragged is not None:
+        mask = _ragged.mask(window, query.dtype, query.device)
+        output = _folded(query, key, value, mask, scaling)
+    elif window is not None:
+        output = _banded(query, key, value, window, scaling)
+    elif queries == keys:
+        output = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
+    elif queries == 1:
+        output = _folded(query, key, value, None, scaling)
+    elif query.is_cuda:
+        from torch.nn.attention.bias import causal_lower_right
+
+        bias = causal_lower_right(queries, keys)
+        output = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scaling, enable_gqa=True)
+    else:
+        output = _chunk_after_past(query, key, value, scaling)
+    return output.transpose(1, 2).contiguous(), None
+
+
+def _folded(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
+    """One query token a row: the G heads of a group become G query rows of their key head."""
+    rows, heads, _, dim = query.shape
+    groups = query.reshape(rows, key.shape[1], heads // key.shape[1], dim)
+    output = F.scaled_dot_product_attention(groups, key, value, attn_mask=mask, scale=scaling)
+    return output.reshape(rows, heads, 1, value.shape[-1])
+
+
+def _banded(query: Tensor, key: Tensor, value: Tensor, window: int, scaling: float | None) -> Tensor:
+    """Sliding-window attention: only the last window + Tq - 1 keys can be seen, so only they enter the mask."""
+    queries = query.shape[2]
+    seen = min(key.shape[2], window + queries - 1)
+    key, value = key[:, :, -seen:], value[:, :, -seen:]
+    ahead = (
+        torch.arange(seen, device=query.device)[None] - torch.arange(seen - queries, seen, device=query.device)[:, None]
+    )
+    mask = (ahead <= 0) & (ahead > -window)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling, enable_gqa=True)
+
+
+def _chunk_after_past(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
+    """A chunk of Tq queries after N - Tq earlier tokens, on the CPU.
+
+    Two flash calls, the past in full and the chunk causally, joined by their log-sum-exp (FlashAttention's own block
+    rule): SDPA alone would need a Tq × N mask.
+    """
+    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    rows, heads, queries, dim = query.shape
+    groups, past = heads // key.shape[1], key.shape[2] - queries
+    folded = query.reshape(rows, key.shape[1], groups * queries, dim)
+    before, lse_before = flash(folded, key[:, :, :past], value[:, :, :past], 0.0, False, scale=scaling)
+    own_key = key[:, :, past:].repeat_interleave(groups, 1)
+    own_value = value[:, :, past:].repeat_interleave(groups, 1)
+    within, lse_within = flash(query, own_key, own_value, 0.0, True, scale=scaling)
+    share = torch.sigmoid(lse_before.reshape(rows, heads, queries) - lse_within)[..., None]
+    before = before.reshape(rows, heads, queries, -1)
+    return torch.lerp(within.float(), before.float(), share.float()).to(query.dtype)
+
+
+AttentionInterface.register(ATTENTION, grouped_attention)

@@ -1,0 +1,203 @@
+"""From what `--model` says to weights and tokenizer: hub id, folder, `.gguf` file or PEFT adapter folder."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from e2bench.errors import E2BenchError, ModelError
+
+DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
+ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")
+PICKLED = ("pytorch_model*.bin", "*.pt", "*.pth", "adapter_model.bin", "*.ckpt")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Which model, and how to hold it. `model` None means the embedded tiny model."""
+
+    model: str | None = None
+    dtype: str = "auto"
+    device: str = "auto"
+    device_map: str | None = None
+    attention: str = "sdpa"
+    revision: str | None = None
+    tokenizer: str | None = None
+    native_window: int | None = None
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+
+    @property
+    def path(self) -> str:
+        """What is handed to transformers."""
+        return self.model or str(embedded_model())
+
+    @property
+    def name(self) -> str:
+        """Short name for tables and folders."""
+        return Path(self.path).stem if self.path.endswith(".gguf") else Path(self.path).name
+
+
+def embedded_model() -> Path:
+    """Folder of the tiny model that ships with e2bench."""
+    folder = Path(str(files("e2bench") / "assets" / "tiny"))
+    if not (folder / "config.json").exists():
+        raise ModelError("this installation has no embedded model; name one with --model")
+    return folder
+
+
+def load_weights(spec: ModelSpec) -> tuple[Any, Any, str]:
+    """(model, tokenizer, attention implementation). Raises ModelError, one line, for whatever cannot be loaded."""
+    import torch
+
+    if spec.dtype not in DTYPES:
+        raise E2BenchError(f"dtype {spec.dtype!r} is not known; choose one of {', '.join(DTYPES)}")
+    _check_attention(spec.attention)
+    device = _device(spec.device)
+    source, adapter = _source(spec)
+    options: dict[str, Any] = {
+        "dtype": _dtype(spec.dtype, device),
+        # ours is set after loading (it needs no mask); transformers itself must not meet the name before
+        "attn_implementation": spec.attention,
+        "device_map": spec.device_map,
+        **source,
+    }
+    from transformers import AutoModelForCausalLM, GgufConfig
+
+    if "gguf_file" in source:  # left packed, its blocks would be unpacked again in every forward pass
+        options["quantization_config"] = GgufConfig(dequantize=True)
+    else:
+        options["use_safetensors"] = None if spec.allow_pickle else True
+
+    hf = _guarded(spec, lambda: AutoModelForCausalLM.from_pretrained(**options), "weights")
+    if adapter:
+        hf = _with_adapter(spec, hf, adapter)
+    if any(not p.is_floating_point() for p in hf.parameters()):
+        raise ModelError(
+            f"{spec.path}: some weights are still quantised after loading; give a float or GGUF checkpoint"
+        )
+    if spec.device_map is None:
+        hf = hf.to(torch.device(device))
+    return hf, _tokenizer(spec, source, adapter), spec.attention
+
+
+def _source(spec: ModelSpec) -> tuple[dict[str, Any], Path | None]:
+    """Arguments of from_pretrained that say where the weights are, and the adapter's folder if it is one."""
+    common = {"revision": spec.revision or "main", "trust_remote_code": spec.trust_remote_code}
+    path = Path(spec.path)
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelError(f"no file {path}; --model takes a .gguf file, a folder or a hub id")
+        return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}, None
+    if path.is_dir():
+        if (path / "adapter_config.json").exists():
+            base = _read_json(path / "adapter_config.json").get("base_model_name_or_path")
+            if not base:
+                raise ModelError(f"{path / 'adapter_config.json'} names no base_model_name_or_path")
+            source, _ = _source(ModelSpec(model=base, revision=spec.revision, trust_remote_code=spec.trust_remote_code))
+            return source, path
+        _check_folder(path, spec)
+    elif path.is_absolute() or str(spec.path).startswith((".", "~")) or spec.path.count("/") > 1:
+        raise ModelError(
+            f"no folder or file {spec.path}; --model takes a hub id, a folder, a .gguf file or an adapter folder"
+        )
+    return {"pretrained_model_name_or_path": spec.path, **common}, None
+
+
+def _check_folder(path: Path, spec: ModelSpec) -> None:
+    if not (path / "config.json").exists():
+        raise ModelError(f"{path} is no model folder: it has no config.json")
+    config = _read_json(path / "config.json")
+    if config.get("auto_map") and not spec.trust_remote_code:
+        raise ModelError(f"{path} brings its own Python code; read it, then give --trust-remote-code to run it")
+    if any(path.glob("*.safetensors")):
+        return
+    pickled = sorted(p.name for pattern in PICKLED for p in path.glob(pattern))
+    if not pickled:
+        raise ModelError(f"{path} holds no weights: needed *.safetensors (or give a .gguf file)")
+    if not spec.allow_pickle:
+        raise ModelError(
+            f"{path / pickled[0]} is a pickle, which can run code; convert it to safetensors, or give --allow-pickle "
+            "to read its tensors alone"
+        )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} is not readable JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} is not a JSON object")
+    return value
+
+
+def _check_attention(name: str) -> None:
+    if name not in ATTENTIONS:
+        raise E2BenchError(f"attention {name!r} is not known; choose one of {', '.join(ATTENTIONS)}")
+    package = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}.get(name)
+    if package and importlib.util.find_spec(package) is None:
+        raise E2BenchError(f"--attn {name} needs the package {package}, which is not installed; use --attn sdpa")
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name != "auto":
+        try:
+            device = torch.device(name)
+        except RuntimeError:
+            raise E2BenchError(f"device {name!r} is not known; use cpu, cuda or cuda:N") from None
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise E2BenchError("--device cuda was asked for, but torch sees no GPU; use --device cpu")
+        return name
+    if torch.cuda.is_available():
+        return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
+    return "cpu"
+
+
+def _dtype(name: str, device: str) -> Any:
+    """auto: float32 on a CPU (the reference mode), the checkpoint's own on a GPU."""
+    import torch
+
+    if name == "auto":
+        return torch.float32 if device == "cpu" else "auto"
+    return getattr(torch, name)
+
+
+def _with_adapter(spec: ModelSpec, hf: Any, adapter: Path) -> Any:
+    from peft import PeftModel
+
+    if not (adapter / "adapter_model.safetensors").exists():
+        raise ModelError(f"{adapter} holds no adapter_model.safetensors (pickled adapters are not read)")
+    merged = _guarded(spec, lambda: PeftModel.from_pretrained(hf, str(adapter)), "adapter")
+    return merged.merge_and_unload()
+
+
+def _tokenizer(spec: ModelSpec, source: dict[str, Any], adapter: Path | None) -> Any:
+    from transformers import AutoTokenizer
+
+    if spec.tokenizer:
+        source = {"pretrained_model_name_or_path": spec.tokenizer, "trust_remote_code": spec.trust_remote_code}
+    elif adapter and (adapter / "tokenizer_config.json").exists():
+        source = {"pretrained_model_name_or_path": str(adapter)}
+    tokenizer = _guarded(spec, lambda: AutoTokenizer.from_pretrained(**source), "tokenizer")
+    if not len(tokenizer):
+        raise ModelError(f"{spec.path}: no tokenizer in this folder; give one with --tokenizer")
+    return tokenizer
+
+
+def _guarded(spec: ModelSpec, call: Any, what: str) -> Any:
+    """Run a loader; whatever it raises becomes one line."""
+    try:
+        return call()
+    except E2BenchError:
+        raise
+    except Exception as error:  # transformers, safetensors and tokenizers raise their own many kinds
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ModelError(f"the {what} of {spec.path} cannot be loaded: {reason[:300]}") from None

@@ -1,0 +1,379 @@
+"""A loaded language model: weights under a RoPE scaling, greedy generation, token losses.
+
+Shapes: B rows, T tokens, V vocabulary. Logits exist only where they are used; nothing of T × T or T × V is ever held.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from e2bench.errors import E2BenchError, ModelError
+from e2bench.kvcache import ATTENTION, KVCache, ragged
+from e2bench.loading import ModelSpec, load_weights
+from e2bench.rope import RopeScaling, RopeSwitch, checkpoint_scaling, native_window, text_config
+
+CHUNK_TOKENS = 4096  # of a prefill; bounds activations, not results
+SCORED_ROWS = 512  # logits rows held at once: 512 × 50k × 4 bytes = 100 MB
+CPU_DECODE_ROWS = 8
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What to generate from. `settled` tells from the text so far that no further token can change the score."""
+
+    ids: Sequence[int]
+    max_new_tokens: int
+    min_new_tokens: int = 0
+    stop_ids: frozenset[int] = frozenset()
+    settled: Callable[[str], bool] | None = None
+
+
+@dataclass
+class Generation:
+    """ids: the new tokens, a stopping token excluded from `text` but counted. finish: eos, length or scored."""
+
+    ids: list[int]
+    text: str
+    finish: str
+    seconds: float
+
+
+@dataclass
+class _Row:
+    """One sequence being decoded: where its result goes, its prompt, tokens in the cache, new ids, the next id."""
+
+    index: int
+    prompt: Prompt
+    length: int
+    ids: list[int] = field(default_factory=list)
+    finish: str = ""
+    seconds: float = 0.0
+
+
+class Model:
+    """A causal language model with rotary positions, in eval mode, with its tokenizer.
+
+    Raises ModelError for a model without rotary positions, with a head that is not what its output embeddings say, or
+    with a vocabulary smaller than its tokenizer's.
+    """
+
+    def __init__(
+        self, hf: Any, tokenizer: Any, *, name: str, path: str = "", attention: str = "sdpa", native: int | None = None
+    ) -> None:
+        self.hf, self.tokenizer, self.name, self.path, self.attention = hf.eval(), tokenizer, name, path, attention
+        self.config = text_config(hf.config)
+        self.native_window = native or native_window(hf.config)
+        self.own_scaling = checkpoint_scaling(hf.config)
+        self.rope = RopeSwitch(hf, self.native_window)
+        self.vocab_size = int(hf.get_output_embeddings().weight.shape[0])
+        if len(tokenizer) > self.vocab_size and max(tokenizer.get_vocab().values()) >= self.vocab_size:
+            raise ModelError(
+                f"{name}: the tokenizer has {len(tokenizer)} tokens, the model {self.vocab_size}; "
+                "they do not belong together: give the right one with --tokenizer"
+            )
+        self.grouped = attention == "sdpa"
+        if self.grouped:
+            hf.set_attn_implementation(ATTENTION)
+        self._check_head()
+
+    @classmethod
+    def load(cls, spec: ModelSpec) -> Model:
+        """Read weights and tokenizer as `spec` says. Raises ModelError with one line for whatever is wrong."""
+        hf, tokenizer, attention = load_weights(spec)
+        return cls(hf, tokenizer, name=spec.name, path=spec.path, attention=attention, native=spec.native_window)
+
+    # what it is
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go."""
+        return self.hf.get_input_embeddings().weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return self.hf.get_input_embeddings().weight.dtype
+
+    @property
+    def layers(self) -> int:
+        """Decoder layers."""
+        return int(self.config.num_hidden_layers)
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of keys and values that one token of context holds."""
+        config = self.config
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return 2 * self.layers * heads * dim * self.dtype.itemsize
+
+    @property
+    def activation_bytes_per_token(self) -> int:
+        """Upper estimate of what one token of a chunk needs inside a layer, and one scored row's logits."""
+        config = self.config
+        widths = 6 * config.hidden_size + 3 * (getattr(config, "intermediate_size", None) or 4 * config.hidden_size)
+        return widths * max(self.dtype.itemsize, 4)
+
+    def needed_bytes(self, tokens: int, rows: int = 1) -> int:
+        """Estimate above the weights: cache of `rows` × `tokens`, one chunk's activations, one block of logits."""
+        chunk = min(tokens, CHUNK_TOKENS)
+        logits = 2 * min(chunk, SCORED_ROWS) * self.vocab_size * 4
+        return rows * tokens * self.kv_bytes_per_token + chunk * self.activation_bytes_per_token + logits
+
+    def decode_rows(self, tokens: int) -> int:
+        """How many sequences of `tokens` to decode together: what fits in a third of the free memory, at most 64."""
+        fit = free_bytes(self.device) // 3 // max(1, tokens * self.kv_bytes_per_token)
+        most = CPU_DECODE_ROWS if self.device.type == "cpu" else 64
+        return int(max(1, min(most, fit))) if self.grouped else 1
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the config and each tensor's name, shape and up to 64 of its values."""
+        digest = hashlib.sha256(self.hf.config.to_json_string(use_diff=False).encode())
+        for name, tensor in self.hf.named_parameters():
+            flat = tensor.detach().reshape(-1)
+            sample = flat[:: max(1, flat.numel() // 64)][:64].float().cpu()
+            digest.update(f"{name}{tuple(tensor.shape)}".encode() + sample.numpy().tobytes())
+        return digest.hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """The `model` part of run.json."""
+        return {
+            "name": self.name,
+            "path": self.path,
+            "fingerprint": self.fingerprint(),
+            "architecture": type(self.hf).__name__,
+            "parameters": sum(p.numel() for p in self.hf.parameters()),
+            "native_window": self.native_window,
+            "vocab_size": self.vocab_size,
+        }
+
+    # text
+
+    def encode(self, text: str, *, special_tokens: bool = True) -> list[int]:
+        """Token ids of a text, with what the tokenizer adds (BOS) or without."""
+        return self.tokenizer(text, add_special_tokens=special_tokens, verbose=False)["input_ids"]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids without special tokens, not stripped."""
+        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """Every token that ends a generation: the generation config's, which may be several, and the tokenizer's."""
+        eos = self.hf.generation_config.eos_token_id
+        several = [] if eos is None else list(eos) if isinstance(eos, Iterable) else [eos]
+        return frozenset(int(i) for i in [*several, self.tokenizer.eos_token_id] if i is not None)
+
+    # forward passes
+
+    def new_cache(self, tokens: int, rows: int = 1) -> Any:
+        """An empty cache for `rows` sequences of at most `tokens`."""
+        if self.grouped:
+            return KVCache(self.layers, rows=rows, capacity=tokens)
+        from transformers import DynamicCache
+
+        return DynamicCache(config=self.hf.config)
+
+    def hidden(self, input_ids: Tensor, cache: Any = None, start: int = 0) -> Tensor:
+        """Last hidden states (B, T, hidden) of (B, T) ids at positions start … start + T - 1, head not applied."""
+        positions = torch.arange(start, start + input_ids.shape[1], device=input_ids.device)[None]
+        body = self.hf.base_model
+        output = body(input_ids=input_ids, position_ids=positions, past_key_values=cache, use_cache=cache is not None)
+        return output.last_hidden_state
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits (…, V) in float32 of hidden states, as the model's own forward pass makes them."""
+        logits = self.hf.get_output_embeddings()(hidden)
+        if scaling := getattr(self.config, "logits_scaling", None):
+            logits = logits / scaling
+        if scale := getattr(self.config, "logit_scale", None):
+            logits = logits * scale
+        if cap := getattr(self.config, "final_logit_softcapping", None):
+            logits = torch.tanh(logits / cap) * cap
+        return logits.float()
+
+    @torch.inference_mode()
+    def _check_head(self) -> None:
+        ids = torch.arange(min(8, self.vocab_size), device=self.device)[None]
+        want = self.hf(input_ids=ids, use_cache=False).logits.float()
+        if not torch.allclose(self.head(self.hidden(ids)), want, atol=1e-3, rtol=1e-2):
+            raise ModelError(f"{type(self.hf).__name__} changes its logits after the output embeddings: not supported")
+
+    @torch.inference_mode()
+    def prefill(self, ids: Sequence[int], cache: Any, start: int = 0) -> Tensor:
+        """Feed ids[start:] behind the `start` tokens in the one-row cache; the last hidden state (1, hidden)."""
+        tensor = torch.tensor([list(ids)], device=self.device)
+        for begin in range(start, len(ids), CHUNK_TOKENS):
+            last = self.hidden(tensor[:, begin : begin + CHUNK_TOKENS], cache, begin)
+        return last[:, -1]
+
+    @contextmanager
+    def scaled(self, scaling: RopeScaling | None, length: int) -> Iterator[None]:
+        """`scaling` in force inside (None: the checkpoint's own), for inputs of `length` tokens."""
+        with self.rope.using(scaling or RopeScaling("checkpoint"), length):
+            yield
+
+    # losses
+
+    @torch.inference_mode()
+    def token_nll(self, input_ids: Tensor, first: int = 1) -> Tensor:
+        """Negative log-likelihood, in nats, of the tokens `first` … T - 1 given everything before them.
+
+        input_ids: (B, T) int64 rows of equal length. Returns (B, T - first) float32 (float64 for a float64 model).
+        Windows longer than CHUNK_TOKENS go through a cache in chunks, so that memory is the cache and one chunk.
+        """
+        rows, tokens = input_ids.shape
+        if not 1 <= first < tokens:
+            raise ValueError(f"first scored token {first} is outside 1 … {tokens - 1}")
+        input_ids = input_ids.to(self.device)
+        cache = None if tokens <= CHUNK_TOKENS else self.new_cache(tokens, rows)
+        parts = []
+        for begin in range(0, tokens, CHUNK_TOKENS):
+            end = min(begin + CHUNK_TOKENS, tokens)
+            hidden = self.hidden(input_ids[:, begin:end], cache, begin)
+            scored = range(max(first - 1, begin), min(end, tokens - 1))  # positions whose next token is scored
+            for at in range(scored.start, scored.stop, SCORED_ROWS):
+                stop = min(at + SCORED_ROWS, scored.stop)
+                parts.append(self._nll(hidden[:, at - begin : stop - begin], input_ids[:, at + 1 : stop + 1]))
+        return torch.cat(parts, dim=1)
+
+    def _nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        logits = self.head(hidden) if self.dtype != torch.float64 else self.hf.get_output_embeddings()(hidden)
+        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+        return loss.view(targets.shape)
+
+    # generation
+
+    @torch.inference_mode()
+    def generate(
+        self, prompts: Sequence[Prompt], scaling: RopeScaling | None = None
+    ) -> Iterator[tuple[int, Generation]]:
+        """Greedy continuations of a batch, one `scaling` for all: (index of the prompt, result), as each one ends.
+
+        Each prompt is prefilled alone and unpadded; the rows are decoded together. A row stops at its budget, at an EOS
+        or stop token (not before `min_new_tokens`), or once it is `settled`. The tokens are those of transformers'
+        greedy `generate` one prompt at a time, up to ties in rounding.
+        """
+        if scaling is not None and scaling.method == "dynamic" and len(prompts) > 1:
+            raise ValueError("dynamic NTK depends on each input's length: one prompt a batch")
+        longest = max(len(p.ids) + p.max_new_tokens for p in prompts)
+        with self.scaled(scaling, longest):
+            if self.grouped:
+                yield from self._decode(prompts, longest)
+                return
+            for index, prompt in enumerate(prompts):
+                for _, generation in self._decode([prompt], longest):
+                    yield index, generation
+
+    def _decode(self, prompts: Sequence[Prompt], capacity: int) -> Iterator[tuple[int, Generation]]:
+        cache = self.new_cache(capacity, rows=len(prompts))
+        rows: list[_Row] = []
+        following: list[int] = []
+        for index, prompt in enumerate(prompts):
+            began = time.perf_counter()
+            logits = self.head(self.prefill(prompt.ids, self._row(cache, index)))
+            rows.append(_Row(index, prompt, len(prompt.ids)))
+            following += self._choose(logits, rows[-1:])
+            rows[-1].seconds += time.perf_counter() - began
+        while rows:
+            began = time.perf_counter()
+            for at in reversed(range(len(rows))):
+                row = rows[at]
+                if self._append(row, following[at]):
+                    self._drop(cache, rows, following, at)
+                    yield row.index, Generation(row.ids, self._text(row), row.finish, row.seconds)
+            if rows:
+                following = self._choose(self._step(cache, rows, following), rows)
+            for row in rows:  # a step's time is shared by its rows
+                row.seconds += (time.perf_counter() - began) / len(rows)
+
+    def _row(self, cache: Any, index: int) -> Any:
+        """The one-row cache that prefill `index` fills; the first one shows what the whole batch must allocate."""
+        if not self.grouped or cache.rows == 1:
+            return cache
+        if not cache.layers[0].is_initialized:
+            probe = self.new_cache(1)
+            self.hidden(torch.zeros(1, 1, dtype=torch.long, device=self.device), probe)
+            cache.allocate(probe)
+        return cache.row(index)
+
+    def _choose(self, logits: Tensor, rows: list[_Row]) -> list[int]:
+        for at, row in enumerate(rows):
+            if len(row.ids) < row.prompt.min_new_tokens:
+                logits[at, list(self.eos_ids | row.prompt.stop_ids)] = -torch.inf
+        return logits.argmax(-1).tolist()
+
+    def _append(self, row: _Row, token: int) -> bool:
+        """Take one new token; true when the row is finished."""
+        row.ids.append(token)
+        if token in self.eos_ids or token in row.prompt.stop_ids:
+            row.finish = "eos"
+        elif row.prompt.settled and row.prompt.settled(self.decode(row.ids)):
+            row.finish = "scored"
+        elif len(row.ids) >= row.prompt.max_new_tokens:
+            row.finish = "length"
+        return bool(row.finish)
+
+    def _text(self, row: _Row) -> str:
+        return self.decode(row.ids[:-1] if row.ids[-1] in self.eos_ids else row.ids)
+
+    def _drop(self, cache: Any, rows: list[_Row], following: list[int], at: int) -> None:
+        """Take a finished row out of the batch: the last row moves into its place."""
+        last = len(rows) - 1
+        if at != last:
+            cache.move_row(last, at, rows[last].length)
+            rows[at], following[at] = rows[last], following[last]
+        rows.pop()
+        following.pop()
+
+    def _step(self, cache: Any, rows: list[_Row], tokens: list[int]) -> Tensor:
+        """One forward pass of one token a row; logits (len(rows), V)."""
+        for row in rows:
+            row.length += 1
+        ids = torch.tensor(tokens, device=self.device)[:, None]
+        lengths = torch.tensor([row.length for row in rows], device=self.device)
+        if not self.grouped:
+            return self.head(self.hidden(ids, cache, rows[0].length - 1)[:, -1])
+        with ragged(lengths):
+            output = self.hf.base_model(
+                input_ids=ids, position_ids=lengths[:, None] - 1, past_key_values=cache, use_cache=True
+            )
+        return self.head(output.last_hidden_state[:, -1])
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory still free on a device; on the CPU what the kernel calls available, within a cgroup's limit."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(free + cached)
+    available = 8 << 30
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        available = int(lines["MemAvailable"].split()[0]) * 1024
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.exists() and limit.read_text().strip().isdigit():
+        available = min(available, int(limit.read_text()) - int(used.read_text()))
+    return available
+
+
+def require_memory(model: Model, tokens: int, rows: int = 1) -> None:
+    """Raise E2BenchError, saying how much is needed, when `rows` inputs of `tokens` cannot fit."""
+    needed, free = model.needed_bytes(tokens, rows), free_bytes(model.device)
+    if needed > free:
+        raise E2BenchError(
+            f"{tokens:,} tokens need about {needed / 2**30:.1f} GiB beside the weights (key-value cache "
+            f"{rows * tokens * model.kv_bytes_per_token / 2**30:.1f} GiB), {free / 2**30:.1f} GiB are free; "
+            "use shorter lengths, a smaller --batch-size or --dtype bfloat16"
+        )

@@ -1,0 +1,175 @@
+"""Stored predictions to scores: per row, per task with an interval, three named averages. No model, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from e2bench.errors import DataError
+from e2bench.metrics import rouge_l, rouge_score_l, score_row
+from e2bench.records import RUN, SCORES, check_folder, merged, read_json, read_rows, write_json
+from e2bench.task import Task
+
+RESAMPLES = 2000
+LANGUAGES = ("EN", "ZH", "All")
+SCHEMES = ("e2", "longbench", "category")
+NEEDED = ("pred", "answers", "all_classes")
+
+
+def interval(values: Sequence[float], *, seed: int = 0) -> list[float] | None:
+    """Bootstrap 95 % percentile interval of the mean; None for fewer than two values."""
+    if len(values) < 2:
+        return None
+    data = np.asarray(values, dtype=np.float64)
+    picks = np.random.default_rng(seed).integers(0, len(data), (RESAMPLES, len(data)))
+    low, high = np.percentile(data[picks].mean(axis=1), [2.5, 97.5])
+    return [float(low), float(high)]
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """Plain mean, None for none."""
+    return sum(values) / len(values) if values else None
+
+
+def averages(scores: Mapping[str, float], tasks: Sequence[Task]) -> dict[str, dict[str, float | None]]:
+    """Scores (0-100) by task name -> {scheme: {EN, ZH, All}}. None where a task of the average has no score.
+
+    `e2`: plain mean over tasks without the synthetic ones, code counted as English: EN 14, ZH 4, All 18 (what the
+        Overall columns of E²-LLM's Table 2 are, whatever its caption says).
+    `longbench`: mean over the six categories of each one's mean task score; code in both languages (LongBench's README;
+        GPT-3.5-Turbo-16k 44.0 EN, 44.5 ZH, 44.7 All).
+    `category`: the same, but code counted as English alone, so that ZH has five categories.
+    """
+
+    def belongs(task: Task, column: str, code_in: tuple[str, ...]) -> bool:
+        own = {"en": "EN", "zh": "ZH"}.get(task.language)
+        return column == "All" or own == column or (task.language == "code" and column in code_in)
+
+    def plain(chosen: list[Task]) -> float | None:
+        if not chosen or any(t.name not in scores for t in chosen):
+            return None
+        return mean([scores[t.name] for t in chosen])
+
+    def by_category(chosen: list[Task]) -> float | None:
+        groups = sorted({t.group for t in chosen})
+        means = [plain([t for t in chosen if t.group == group]) for group in groups]
+        return None if None in means else mean([m for m in means if m is not None])
+
+    rules: dict[str, tuple[Callable[[list[Task]], float | None], tuple[str, ...], bool]] = {
+        "e2": (plain, ("EN",), False),
+        "longbench": (by_category, ("EN", "ZH"), True),
+        "category": (by_category, ("EN",), True),
+    }
+    return {
+        scheme: {
+            column: rule([t for t in tasks if belongs(t, column, code) and (synthetic or t.group != "synthetic")])
+            for column in LANGUAGES
+        }
+        for scheme, (rule, code, synthetic) in rules.items()
+    }
+
+
+def score_predictions(rows: Sequence[Mapping[str, Any]], task: Task, *, where: str = "") -> list[float]:
+    """Scores in [0, 1] of prediction lines, in order; failed rows (`finish` error) are left out.
+
+    Raises DataError naming the row without a field.
+    """
+    scores = []
+    for number, row in enumerate(rows, 1):
+        if row.get("finish") == "error":
+            continue
+        for name in NEEDED:
+            if name not in row:
+                raise DataError(
+                    f"{where or task.name}: prediction {number} has no {name!r}; needed are {', '.join(NEEDED)}"
+                )
+        if not isinstance(row["pred"], str) or not isinstance(row["answers"], list):
+            raise DataError(f"{where or task.name}: prediction {number}: pred must be text and answers a list")
+        scores.append(
+            score_row(
+                task.metric,
+                row["pred"],
+                row["answers"],
+                all_classes=row["all_classes"],
+                first_line_only=task.first_line_only,
+            )
+        )
+    return scores
+
+
+def score_folder(folder: Path, *, rouge_score: bool = False) -> dict[str, Any]:
+    """The contents of scores.json for a run folder of ours or of LongBench's own layout. Writes nothing.
+
+    rouge_score: also Google's rougeL beside the summaries' scores, as `rouge_score` in the details.
+    """
+    check_folder(folder, "score takes a run's folder or one with LongBench prediction files (NAME.jsonl)")
+    experiment = read_json(folder / RUN).get("experiment") if (folder / RUN).exists() else "longbench"
+    if experiment == "longbench":
+        return _score_longbench(folder, rouge_score)
+    summarise = _summaries().get(str(experiment))
+    if summarise is None:
+        raise DataError(f"{folder / RUN} names the experiment {experiment!r}, which e2bench does not know")
+    return summarise(folder)
+
+
+def _summaries() -> dict[str, Callable[[Path], dict[str, Any]]]:
+    """Experiments whose lines are already measurements: how each is summed up."""
+    from e2bench import summary
+
+    return {
+        "ppl": summary.perplexity,
+        "passkey": summary.passkey,
+        "attention": summary.attention,
+        "short": summary.short,
+    }
+
+
+def _score_longbench(folder: Path, rouge_score: bool) -> dict[str, Any]:
+    from e2bench.tasks.longbench import BY_NAME, LONGBENCH
+
+    present = [
+        t for t in LONGBENCH if (folder / f"{t.name}.jsonl").exists() or any(folder.glob(f"{t.name}.rank*.jsonl"))
+    ]
+    if not present:
+        others = sorted(p.name for p in folder.glob("*.jsonl"))
+        what = f"files of unknown tasks ({', '.join(others[:3])})" if others else "no .jsonl file"
+        raise DataError(
+            f"{folder} holds {what}; needed are NAME.jsonl with NAME one of {', '.join(list(BY_NAME)[:4])}, …"
+        )
+    details = {task.name: _task_details(folder, task, rouge_score) for task in present}
+    scores = {name: entry.pop("score") for name, entry in details.items()}
+    known = {name: score for name, score in scores.items() if score is not None}
+    return {"tasks": known, "averages": averages(known, LONGBENCH), "details": details}
+
+
+def _task_details(folder: Path, task: Task, rouge_score: bool) -> dict[str, Any]:
+    file = folder / f"{task.name}.jsonl"
+    ours = (folder / RUN).exists()
+    rows = list(merged(folder, task.name).values()) if ours else read_rows(file)
+    values = score_predictions(rows, task, where=str(file))
+    share = mean(values)
+    bounds = interval(values)
+    entry: dict[str, Any] = {
+        "score": None if share is None else 100 * share,
+        "interval": bounds and [100 * bound for bound in bounds],
+        "scored": len(values),
+        "expected": task.samples,
+        "truncated": sum(r.get("kept_tokens", 0) < r.get("prompt_tokens", 0) for r in rows),
+        "failed": sum(r.get("finish") == "error" for r in rows),
+        "left_out": max(0, task.samples - len(rows)),
+        "metric": task.metric.__name__,
+        "version": task.version,
+    }
+    if rouge_score and task.metric is rouge_l:
+        google = [max(rouge_score_l(r["pred"], a) for a in r["answers"]) for r in rows if r.get("finish") != "error"]
+        entry["rouge_score"] = 100 * (mean(google) or 0.0)
+    return entry
+
+
+def write_scores(folder: Path, scores: Mapping[str, Any]) -> Path:
+    """Put scores.json into a run's folder, whole or not at all."""
+    write_json(folder / SCORES, scores)
+    return folder / SCORES

@@ -1,0 +1,169 @@
+"""From the shared options to what a run needs: a model, a scale rule, processes, a folder, a manifest."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from e2bench.errors import E2BenchError
+from e2bench.options import Common
+from e2bench.processes import Processes
+from e2bench.records import RunFolder, manifest
+from e2bench.scales import ScaleRule, parse_length, scale_rule, short_length, short_number
+
+if TYPE_CHECKING:
+    from e2bench.model import Model
+
+
+def quiet_libraries() -> None:
+    """Loaders' own bars and advice would drown ours."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    warnings.filterwarnings("ignore", module="transformers|huggingface_hub|torch|peft")
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+
+
+def load_model(common: Common) -> Model:
+    """The model that the options name, in the device memory. Says so aloud when it is the embedded one."""
+    quiet_libraries()
+    from e2bench.loading import ModelSpec
+    from e2bench.model import Model
+
+    spec = ModelSpec(
+        model=common.model,
+        dtype=common.dtype,
+        device=common.device,
+        device_map=common.device_map,
+        attention=common.attn,
+        revision=common.revision,
+        tokenizer=common.tokenizer,
+        native_window=parse_length(common.native_window) if common.native_window else None,
+        trust_remote_code=common.trust_remote_code,
+        allow_pickle=common.allow_pickle,
+    )
+    model = Model.load(spec)
+    if common.model is None:
+        say(f"no --model given: using the embedded tiny model (window {short_length(model.native_window)})")
+    return model
+
+
+def say(message: str) -> None:
+    """A line on stderr, from rank 0 alone."""
+    from rich.console import Console
+
+    if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0:
+        Console(stderr=True).print(message, highlight=False, markup=False)
+
+
+def rule_for(common: Common, model: Model) -> ScaleRule:
+    """How this run chooses g."""
+    return scale_rule(common.scale, common.method, model.native_window, model.own_scaling)
+
+
+def check_scale(common: Common) -> None:
+    """Refuse an impossible `--scale`, `--method`, `--window` or `--batch-size` before anything is loaded."""
+    scale_rule(common.scale, common.method, 1, None)
+    for text in (common.window, common.native_window):
+        if text is not None:
+            parse_length(text)
+    batch_size(common)
+
+
+def batch_size(common: Common) -> int | None:
+    """`--batch-size` as a number, None for auto."""
+    if common.batch_size == "auto":
+        return None
+    if not common.batch_size.isdigit() or int(common.batch_size) < 1:
+        raise E2BenchError(f"batch size {common.batch_size!r} is not possible; give auto or a number of at least 1")
+    return int(common.batch_size)
+
+
+def given(common: Common, **own: Any) -> dict[str, Any]:
+    """The settings that differ from their defaults, as plain values for run.json."""
+    shared = {f.name: getattr(common, f.name) for f in fields(Common) if getattr(common, f.name) != f.default}
+    chosen = {**shared, **{name: value for name, value in own.items() if value is not None}}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in chosen.items()}
+
+
+def open_run(
+    experiment: str,
+    common: Common,
+    model: Model,
+    processes: Processes,
+    *,
+    settings: Mapping[str, Any],
+    resolved: Mapping[str, Any],
+    rope: Mapping[str, Any],
+    data: Mapping[str, str],
+    out: Path,
+    **rest: Any,
+) -> RunFolder:
+    """The run's folder, to be entered. `resolved`, model, data, dtype and attention decide whether it resumes."""
+    described = model.describe()
+    decides = {
+        **resolved,
+        "model": described["fingerprint"],
+        "native_window": model.native_window,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "attention": model.attention,
+        "data": dict(data),
+    }
+    contents = manifest(
+        experiment,
+        settings=settings,
+        resolved=decides,
+        model=described,
+        rope={**rope, "inv_freq": model.rope.in_force()},
+        data=dict(data),
+        device=device_name(model),
+        dtype=decides["dtype"],
+        attention=model.attention,
+        batch_size=common.batch_size,
+        processes=processes.world,
+        **rest,
+    )
+    return RunFolder(
+        out, contents, fresh=common.fresh, must_resume=common.resume, rank=processes.rank, world=processes.world
+    )
+
+
+def device_name(model: Model) -> str:
+    """`cpu (2 threads)` or the GPU's own name."""
+    import torch
+
+    if model.device.type == "cuda":
+        return torch.cuda.get_device_name(model.device)
+    return f"{model.device.type} ({torch.get_num_threads()} threads)"
+
+
+def default_out(experiment: str, model: Model, rule: ScaleRule, window: int | None = None) -> Path:
+    """results/EXPERIMENT-MODEL-SCALE: one folder a setting, so that a second run continues the first."""
+    name = re.sub(r"[^\w.-]+", "-", model.name)
+    scale = "s" + "-".join(str(short_number(v)) for v in rule.values) if rule.kind == "fixed" else rule.kind
+    parts = [experiment, name, *([] if rule.method in ("linear", "checkpoint") else [rule.method]), scale]
+    if window is not None:
+        parts.append(short_length(window))
+    return Path("results") / "-".join(parts)
+
+
+def finish_run(folder: Path, processes: Processes) -> dict[str, Any] | None:
+    """Score a complete run and write scores.json; rank 0 alone, None elsewhere."""
+    if processes.rank != 0:
+        processes.leave()
+        return None
+    from e2bench.scoring import score_folder, write_scores
+
+    scores = score_folder(folder)
+    write_scores(folder, scores)
+    processes.leave()
+    return scores
