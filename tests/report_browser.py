@@ -54,7 +54,8 @@ class Page:
         _call("POST", f"{self.session}/element/{self.find(selector)}/value", {"text": text})
 
     def texts(self, selector: str) -> list[str]:
-        found = self.run("return [...document.querySelectorAll(arguments[0])].map(e => e.textContent.trim())", selector)
+        script = "return [...document.querySelectorAll(arguments[0])].map(e => e.textContent.trim().toWellFormed())"
+        found = self.run(script, selector)
         return [str(text) for text in found]
 
     def wait(self, script: str, seconds: float = 5.0) -> None:

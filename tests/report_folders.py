@@ -74,7 +74,7 @@ def write_json(path: Path, value: object) -> Path:
 
 def write_lines(path: Path, lines: list[Json]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return path
 
 

@@ -167,6 +167,7 @@ def _row(group: Sequence[Measure], window: int | None) -> Row:
     if number(e2.get("scale")):
         row["g_max"] = ""
     seeds: set[str] = set()
+    scales: set[float] = set()
     for name in (*_TASKS, *_RETRIEVAL, "perplexity"):
         by_seed = _by_seed([m for m in group if m.name == name and (m.window in (None, window))])
         if not by_seed:
@@ -176,9 +177,8 @@ def _row(group: Sequence[Measure], window: int | None) -> Row:
         row[name] = statistics.fmean(values)
         if len(values) > 1:
             row["errors"][name] = statistics.stdev(values)
-        scales = {measure.scale for measure in by_seed.values() if measure.scale is not None}
-        row["g"] = " / ".join(map(labels.scale, sorted(scales))) or row.get("g", "")
-    return row | {"seeds": str(len(seeds))}
+        scales |= {measure.scale for measure in by_seed.values() if measure.scale is not None}
+    return row | {"seeds": str(len(seeds)), "g": " / ".join(map(labels.scale, sorted(scales)))}
 
 
 def _by_seed(group: Sequence[Measure]) -> dict[str, Measure]:

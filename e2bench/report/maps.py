@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -173,8 +174,11 @@ def _attention_panels(run: Run, found: Results) -> list[tuple[dict[str, Any], ND
 
 
 def _rows(path: Path, line: dict[str, Any]) -> NDArray[np.float32]:
-    with np.load(path, allow_pickle=False) as stored:
-        rows = np.asarray(stored["rows"], dtype=np.float32)
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            rows = np.asarray(stored["rows"], dtype=np.float32)
+    except (zipfile.BadZipFile, KeyError, EOFError) as error:
+        raise DataError(f"{path.name} holds no array `rows`: {one_line(error)}") from error
     first, last = line["gold"]
     if rows.ndim != 2 or not rows.size or not 0 <= first <= last < rows.shape[1]:
         raise DataError(f"{path.name}: rows of shape {rows.shape} do not hold the gold span {first}..{last}")

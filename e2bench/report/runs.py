@@ -42,7 +42,7 @@ class Run:
 
     @property
     def model(self) -> str:
-        return str(self.part("model").get("name") or self.name)
+        return str(self.part("model").get("name") or self.name.rsplit("/", 1)[-1])
 
     @property
     def native_window(self) -> int | None:

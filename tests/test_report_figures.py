@@ -1,0 +1,183 @@
+"""Figures and ablations of the report: which runs they draw, and the numbers beside each picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from report_folders import attention_run, e2_config, longbench_run, passkey_run, ppl_run, profile
+
+from e2bench.report import ablations, curves, maps
+from e2bench.report.figures import plain
+from e2bench.report.runs import scan
+from e2bench.report.selection import primary
+
+
+def tuned(**changes: Any) -> dict[str, Any]:
+    return {"model_part": {"e2": e2_config(**changes)}}
+
+
+def series(rows: list[dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:
+    found: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        found.setdefault(row["series"], []).append((row["window"], row["perplexity"]))
+    return found
+
+
+def test_figure_7_has_a_line_per_method_with_g_in_its_name(tmp_path: Path) -> None:
+    ppl_run(tmp_path / "base", [(512, 1, 2.9), (1024, 1, 9.0)], method="none", model="m")
+    ppl_run(tmp_path / "yarn", [(512, 1, 2.9), (1024, 2, 3.3)], method="yarn", scale="auto", model="m")
+    ppl_run(tmp_path / "e2", [(1024, 2, 2.7), (512, 1, 2.8)], scale="auto", model="m", **tuned())
+    [figure] = curves.figure_7(scan(tmp_path))
+    assert series(figure.data.rows) == {
+        "m, not extended": [(512, 2.9), (1024, 9.0)],
+        "m, E²-LLM, g = L'/L": [(512, 2.8), (1024, 2.7)],
+        "m, YaRN, g = L'/L": [(512, 2.9), (1024, 3.3)],
+    }
+    assert figure.data.rows[0]["low"] == pytest.approx(2.9 * 0.94)
+
+
+def test_figure_5_marks_the_scales_that_training_never_saw(tmp_path: Path) -> None:
+    ppl_run(tmp_path / "e2", [(512, 20, 2.9), (512, 40, 3.1)], scale=[20, 40], **tuned(g_max=20))
+    [figure] = curves.figure_5(scan(tmp_path))
+    assert list(series(figure.data.rows)) == ["tiny, E²-LLM, g = 20", "tiny, E²-LLM, g = 40 (unseen)"]
+
+
+def test_figure_1_draws_e2_as_one_level(tmp_path: Path) -> None:
+    profile(tmp_path)
+    found = scan(tmp_path)
+    [figure] = curves.figure_1(found)
+    assert len(figure.data.rows) == 4
+    [pi, e2] = curves._profile_series([{"run": "", **row} for row in found.profiles[0][1]], "seconds_per_step", 1.0)
+    assert (e2.is_level, e2.x, e2.y) == (True, [8192, 65536], [1.2, 1.2])
+    assert pi.x == [16384, 32768, 65536]
+
+
+def test_figures_2_and_3_come_from_the_training_code(tmp_path: Path) -> None:
+    """By hand, g = 5, L = R = 512: t_max = 5 · 512 - 512 = 2048, so the last row spans 2052 .. 2559."""
+    ppl_run(tmp_path / "e2", [(512, 1, 2.9)], **tuned())
+    second, third = maps.figures_2_and_3(scan(tmp_path))
+    assert [(row["scale"], row["first"], row["last"]) for row in second.data.rows] == [
+        (g, pytest.approx(4, abs=1e-3), pytest.approx(511, abs=1e-3)) for g in (2, 5, 10)
+    ]
+    last = third.data.rows[-1]
+    assert (last["offset"], last["window"]) == (2048, 2560)
+    assert (last["first"], last["last"]) == (pytest.approx(2052, abs=1e-3), pytest.approx(2559, abs=1e-3))
+
+
+def test_trained_positions_need_an_e2_training(tmp_path: Path) -> None:
+    ppl_run(tmp_path / "pi", [(512, 1, 2.9)], **tuned(method="pi", scale=4))
+    assert maps.figures_2_and_3(scan(tmp_path)) == []
+
+
+def test_passkey_counts_every_cell(tmp_path: Path) -> None:
+    passkey_run(tmp_path / "run", 512, (512, 1024))
+    [figure] = maps.passkey(scan(tmp_path))
+    totals = [row for row in figure.data.rows if row["depth"] == "all"]
+    cells = [row for row in figure.data.rows if row["depth"] != "all"]
+    assert len(cells) == 2 * 11
+    assert all(row["trials"] == 3 for row in cells)
+    for total in totals:
+        assert total["successes"] == sum(row["successes"] for row in cells if row["length"] == total["length"])
+        assert total["low"] <= total["accuracy"] <= total["high"]
+
+
+def test_pooling_keeps_the_largest_value_of_every_bin() -> None:
+    rows = np.zeros((2, 1000), dtype=np.float32)
+    rows[1, 777] = 0.5
+    pooled = maps.pooled(rows, bins=10)
+    assert pooled.shape == (2, 10)
+    assert np.argwhere(pooled).tolist() == [[1, 7]]
+    assert maps.pooled(rows[:, :4], bins=10).shape == (2, 4)  # fewer inputs than bins
+
+
+def test_figure_6_has_the_gold_share_of_every_generated_token(tmp_path: Path) -> None:
+    attention_run(tmp_path / "run", (1024, 2048), generated=5)
+    [figure] = maps.figure_6(scan(tmp_path))
+    assert len(figure.data.rows) == 2 * 5
+    with np.load(tmp_path / "run" / "attention-1024.npz") as stored:
+        row = figure.data.rows[0]
+        expected = stored["rows"][0, row["gold_first"] : row["gold_last"] + 1].sum()
+    assert row["gold_share"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_second_attention_run_gets_its_own_picture(tmp_path: Path) -> None:
+    attention_run(tmp_path / "a", (1024,), generated=3)
+    attention_run(tmp_path / "b", (1024,), generated=3)
+    assert [figure.name for figure in maps.figure_6(scan(tmp_path))] == ["figure6", "figure6-2"]
+
+
+def test_attention_rows_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    attention_run(tmp_path / "run", (1024,), generated=3)
+    (tmp_path / "run" / "attention-1024.npz").write_bytes(b"PK\x03\x04 torn")
+    found = scan(tmp_path)
+    assert maps.figure_6(found) == []
+    assert "run: its attention rows cannot be drawn" in found.warnings[0]
+
+
+def test_names_are_drawn_in_letters_the_font_has() -> None:
+    assert plain("E²-LLM 中文\n$x$") == "E²-LLM ?? $x$"
+    assert len(plain("a" * 500)) == 60
+
+
+# ----------------------------------------------------------------------------------------------------------- ablations
+
+
+def ablation(results: Path, name: str, accuracy_reach: float, **changes: Any) -> None:
+    config = tuned(**changes)
+    fixed = changes.get("scale")
+    windows = (1024, 4096)
+    cells = [(window, fixed or window / 512, 2.5 + 0.1 * len(name)) for window in windows]
+    ppl_run(results / name / "ppl", cells, model=name, scale=fixed or "auto", **config)
+    passkey_run(results / name / "passkey", accuracy_reach, windows, model=name, **config)
+
+
+def test_table_4_has_mean_and_spread_over_seeds_at_8_l(tmp_path: Path) -> None:
+    for seed in (0, 1, 2):
+        ablation(tmp_path, f"full{'x' * seed}", 4096, seed=seed)
+        ablation(tmp_path, f"not{seed}", 100, seed=seed, offset=False)
+        ablation(tmp_path, f"nog{seed}", 100, seed=seed, scale=2, train_window=1024)
+    ablation(tmp_path, "gmax5", 100, g_max=5)
+    [table] = ablations.table_4(scan(tmp_path))
+    rows = [row for row in table.rows if row["source"] == "measured"]
+    assert [(row["method"], row["window"], row["g"], row["seeds"]) for row in rows] == [
+        ("E²-LLM", "4k", "8", "3"),
+        ("E²-LLM (w/o aug on t)", "4k", "8", "3"),
+        ("E²-LLM (w/o aug on g)", "1k", "2", "3"),
+        ("E²-LLM (w/o aug on g)", "4k", "2 / 8", "3"),
+    ]
+    assert rows[0]["perplexity"] == pytest.approx(3.0)  # 2.9, 3.0, 3.1
+    assert rows[0]["errors"]["perplexity"] == pytest.approx(0.1)
+    assert any("no room for an offset" in note for note in table.notes)
+
+
+def test_table_5_has_a_row_per_g_max_and_says_the_paper_gives_none(tmp_path: Path) -> None:
+    for g_max in (5, 10, 20, 30):
+        ablation(tmp_path, f"g{g_max}", 4096, g_max=g_max)
+    [table] = ablations.table_5(scan(tmp_path))
+    assert [row["g_max"] for row in table.rows] == ["5", "10", "20", "30"]
+    assert "holds no numbers" in table.notes[0]
+
+
+def test_figure_4_follows_the_checkpoints_of_one_training(tmp_path: Path) -> None:
+    for step in (250, 500, 1000):
+        ablation(tmp_path, f"step{step}", 4096, step=step)
+        longbench_run(tmp_path / f"long{step}", seed=step, **tuned(step=step))
+    [figure] = curves.figure_4(scan(tmp_path))
+    by_measure = {name: [r for r in figure.data.rows if r["measure"] == name] for name in ("All", "perplexity")}
+    assert [row["step"] for row in by_measure["All"]] == [250, 500, 1000]
+    assert len(by_measure["perplexity"]) == 6
+    assert curves.figure_4(scan(tmp_path / "step250")) == []
+
+
+def test_comparisons_show_the_best_trained_of_each_recipe(tmp_path: Path) -> None:
+    cells = [(512, 1.0, 3.0)]
+    ppl_run(tmp_path / "base", cells)
+    ppl_run(tmp_path / "long", cells, **tuned(steps=9000, step=9000))
+    ppl_run(tmp_path / "short", cells, **tuned())
+    ppl_run(tmp_path / "without", cells, **tuned(offset=False))
+    ppl_run(tmp_path / "pi4", cells, **tuned(method="pi", scale=4))
+    ppl_run(tmp_path / "pi8", cells, **tuned(method="pi", scale=8))
+    assert [run.name for run in primary(scan(tmp_path).runs)] == ["base", "long", "pi4", "pi8"]
