@@ -211,8 +211,11 @@ def profile(folder: Path) -> Path:
         | {"peak_bytes": int((20 + 7 * k) * gib), "device": "cuda"}
         for k in (2, 4, 8)
     ]
-    rows.append({"method": "e2", "length": 8192, "window": 8192, "seconds_per_step": 1.2, "peak_bytes": 28 * gib})
-    rows[-1]["device"] = "cuda"
+    rows += [
+        {"method": "e2", "length": 8192, "window": 8192 * k, "seconds_per_step": 1.2, "peak_bytes": 28 * gib}
+        | {"device": "cuda"}
+        for k in (2, 4, 8)
+    ]
     return write_json(folder / "profile.json", rows)
 
 

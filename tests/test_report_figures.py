@@ -45,14 +45,14 @@ def test_figure_5_marks_the_scales_that_training_never_saw(tmp_path: Path) -> No
     assert list(series(figure.data.rows)) == ["tiny, E²-LLM, g = 20", "tiny, E²-LLM, g = 40 (unseen)"]
 
 
-def test_figure_1_draws_e2_as_one_level(tmp_path: Path) -> None:
+def test_figure_1_draws_pi_against_e2(tmp_path: Path) -> None:
     profile(tmp_path)
     found = scan(tmp_path)
     [figure] = curves.figure_1(found)
-    assert len(figure.data.rows) == 4
+    assert len(figure.data.rows) == 6
     [pi, e2] = curves._profile_series([{"run": "", **row} for row in found.profiles[0][1]], "seconds_per_step", 1.0)
-    assert (e2.is_level, e2.x, e2.y) == (True, [8192, 65536], [1.2, 1.2])
-    assert pi.x == [16384, 32768, 65536]
+    assert (pi.label, pi.x) == ("PI (rows of L')", [16384, 32768, 65536])
+    assert (e2.label, e2.x, e2.y) == ("E²-LLM (rows of 8k)", pi.x, [1.2, 1.2, 1.2])
 
 
 def test_figures_2_and_3_come_from_the_training_code(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from e2bench.report import labels, tables
 from e2bench.report.runs import Results, Run, number
+from e2bench.report.selection import budget
 from e2bench.report.table import Column, Row, Table
 
 PAPER_FACTOR = 8  # the paper evaluates its ablations at 32k with L = 4k
@@ -106,13 +107,14 @@ def table_5(found: Results) -> list[Table]:
 
 
 def _comparable(final: Sequence[Measure], variant: Any) -> list[Measure]:
-    """Rows of one budget (base, steps, L): only budgets with two variants or more compare anything.
+    """Rows of one budget (base, tokens, L): only budgets with two variants or more compare anything.
 
     Where no budget has two, all are kept: one row beside the paper's is better than none.
     """
     budgets: dict[tuple[str, ...], list[Measure]] = defaultdict(list)
     for measure in final:
-        budgets[tuple(str(measure.e2.get(key)) for key in ("base", "steps", "native_window"))].append(measure)
+        shared = [str(measure.e2.get(key)) for key in ("base", "native_window")]
+        budgets[(*shared, str(budget(measure.e2)))].append(measure)
     several = [group for group in budgets.values() if len({variant(m) for m in group}) > 1]
     return [m for group in several or budgets.values() for m in group]
 
@@ -122,6 +124,7 @@ def _columns(chosen: Sequence[Measure]) -> list[Column]:
     return [
         Column("g_max", "g_max"),
         Column("steps", "Steps"),
+        Column("tokens", "Tokens tuned on"),
         Column("seeds", "Seeds"),
         *(Column(name, name, 2) for name in _TASKS),
         Column("window", "Window"),
@@ -164,6 +167,7 @@ def _row(group: Sequence[Measure], window: int | None) -> Row:
     e2 = group[0].e2
     row: Row = {"source": "measured", "method": labels.tuning(e2), "g_max": labels.scale(e2.get("g_max"))}
     row |= {"steps": labels.scale(e2.get("steps")), "window": labels.tokens(window) if window else "", "errors": {}}
+    row["tokens"] = labels.parameters(budget(e2)) if number(e2.get("tokens")) else ""
     if number(e2.get("scale")):
         row["g_max"] = ""
     seeds: set[str] = set()

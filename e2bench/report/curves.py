@@ -27,8 +27,6 @@ from e2bench.report.selection import primary
 from e2bench.report.table import Column, Row, Table
 from e2bench.report.tables import is_auto
 
-_GIB = 2**30
-
 
 def figure_1(found: Results) -> list[Figure]:
     """Memory and time of a training step: PI at L' against E² at R."""
@@ -38,8 +36,9 @@ def figure_1(found: Results) -> list[Figure]:
     with style():
         figure = canvas(7.2, 3.1)
         left, right = figure.subplots(1, 2)
-        series = _profile_series(rows, "peak_bytes", 1 / _GIB)
-        _cost_panel(left, series, "Peak memory (GiB)")
+        largest = max(row["peak_bytes"] for row in rows)
+        unit, bytes_each = ("GiB", 2**30) if largest >= 2 * 2**30 else ("MiB", 2**20)
+        _cost_panel(left, _profile_series(rows, "peak_bytes", 1 / bytes_each), f"Peak memory ({unit})")
         _cost_panel(right, _profile_series(rows, "seconds_per_step", 1.0), "Time per step (s)")
         legend_below(figure, left, 3)
         png = to_png(figure)
@@ -48,7 +47,8 @@ def figure_1(found: Results) -> list[Figure]:
     title = "Figure 1. Cost of a training step by the window it extends to"
     caption = (
         "Position Interpolation trains on rows as long as the window L'; E² trains on rows of R tokens whatever the "
-        "window, so its cost is one level. The paper's Figure 1 is a drawing without numbers."
+        "window, so its cost is one level. On a CPU the peak is the whole process's, Python included. The paper's "
+        "Figure 1 is a drawing without numbers."
     )
     return [Figure("figure1", title, caption, png, Table("figure1", title, columns, rows))]
 
@@ -64,9 +64,9 @@ def _profile_series(rows: Sequence[Row], key: str, factor: float) -> list[Series
     for name, group in groups.items():
         ordered = sorted(group, key=lambda row: row["window"])
         x, y = [row["window"] for row in ordered], [row[key] * factor for row in ordered]
-        if len({row["length"] for row in group}) == 1 and len(x) == 1:
-            # One training serves every window: a level line, not a point.
-            name = f"{name} (rows of {labels.tokens(group[0]['length'])}, any window)"
+        lengths = {row["length"] for row in group}
+        name = f"{name} (rows of {labels.tokens(lengths.pop())})" if len(lengths) == 1 else f"{name} (rows of L')"
+        if len(x) == 1:  # measured once, holds for every window
             series.append(Series(name, [min(windows), max(windows)], y * 2, is_level=True))
         else:
             series.append(Series(name, x, y))

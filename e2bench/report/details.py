@@ -44,18 +44,14 @@ def _interval(detail: dict[str, Any]) -> tuple[Any, Any]:
 
 def _without_context(found: Results, run: Run, task: str) -> float | None:
     """The score of the same model at the same scale that did not see the document."""
-    if _no_context(run):
+    if labels.without_context(run):
         return None
     for other in found.of("longbench"):
         same = other.part("model") == run.part("model") and labels.run_scale(other) == labels.run_scale(run)
-        if same and _no_context(other):
+        if same and labels.without_context(other):
             score = other.scores["tasks"].get(task)
             return None if score is None else float(score)
     return None
-
-
-def _no_context(run: Run) -> bool:
-    return bool(run.part("resolved").get("no_context") or run.part("settings").get("no_context"))
 
 
 def averages(found: Results) -> list[Table]:

@@ -9,6 +9,7 @@ from typing import Any
 from e2bench.report.runs import Run, number
 
 _METHODS = {"none": "None", "linear": "PI", "ntk": "NTK", "dynamic": "Dynamic NTK", "yarn": "YaRN"}
+_METHODS["checkpoint"] = "the checkpoint's own"
 _TUNINGS = {"none": "plain fine-tuning", "pi": "PI (tuned)", "pose": "PoSE"}
 # Settings that say where a run lies or how fast it went, not what it measured.
 _NOT_A_DIFFERENCE = {"out", "resume", "fresh", "model", "device", "device_map", "concurrency", "dry_run"}
@@ -81,10 +82,15 @@ def row(run: Run) -> str:
         method(run) if method(run) not in ("None", "PI") or run_scale(run) != 1 else "",
         f"g = {scale(run_scale(run))}" if run_scale(run) not in (None, 1) else "",
         tokens(window) if number(window) else "",
-        "no context" if run.part("resolved").get("no_context") or run.part("settings").get("no_context") else "",
+        "without context" if without_context(run) else "",
     ]
     inner = ", ".join(part for part in parts if part and part != "None")
     return f"{run.model} ({inner})" if inner else run.model
+
+
+def without_context(run: Run) -> bool:
+    """`--no-context`: the model answered without having seen the document."""
+    return run.part("resolved").get("context") is False
 
 
 def told_apart(runs: Sequence[Run], names: Sequence[str]) -> list[str]:

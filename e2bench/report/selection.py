@@ -33,7 +33,16 @@ def _recipe(run: Run) -> tuple[str, ...]:
     return str(e2.get("base")), labels.tuning(e2), fixed
 
 
+def budget(e2: dict[str, Any]) -> float:
+    """Tokens of the whole training, to two digits: rows of other lengths make other steps of the same tokens."""
+    step, steps, tokens = (e2.get(key) for key in ("step", "steps", "tokens"))
+    if not (number(step) and number(steps)):
+        return 0.0
+    per_step = tokens / step if number(tokens) and step else 1.0
+    return float(f"{steps * per_step:.2g}")
+
+
 def _rank(run: Run) -> tuple[Any, ...]:
     """Longer training first, then the paper's g_max, the lowest seed and the latest step."""
     e2 = {key: value if number(value) else 0 for key, value in (run.e2 or {}).items()}
-    return e2.get("steps", 0), e2.get("g_max") == 20, -e2.get("seed", 0), e2.get("step", 0)
+    return budget(e2), e2.get("g_max") == 20, -e2.get("seed", 0), e2.get("step", 0)
