@@ -122,7 +122,16 @@ def test_table_3_has_a_row_per_scale_and_a_column_per_length(tmp_path: Path) -> 
     measured = [row for row in table.rows if row["source"] == "measured"]
     assert [(row["method"], row["scale"]) for row in measured] == [("PI", "auto 1–2"), ("PI", "4"), ("PI", "8")]
     assert measured[1]["2048"] == 2.9
-    assert any("auto: protocol press, stride 256, 3 documents" in note for note in table.notes)
+    assert any("auto, fixed: protocol press, stride 256, 3 documents" in note for note in table.notes)
+
+
+def test_perplexity_under_two_protocols_is_told_apart(tmp_path: Path) -> None:
+    for protocol in ("press", "truncate"):
+        ppl_run(tmp_path / protocol, [(512, 1, 3.0)], resolved={"protocol": protocol})
+    table = the_table(tmp_path, "table3")
+    measured = [row["method"] for row in table.rows if row["source"] == "measured"]
+    assert measured == ["None [protocol = press]", "None [protocol = truncate]"]
+    assert "differ in protocol" in table.notes[-1]
 
 
 def test_extrapolation_runs_stay_out_of_table_3(tmp_path: Path) -> None:

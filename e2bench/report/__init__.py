@@ -11,9 +11,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from e2bench.errors import DataError
 from e2bench.report import ablations, curves, details, maps, page, tables
 from e2bench.report.output import Output
-from e2bench.report.runs import scan
+from e2bench.report.runs import Results, one_line, scan
 from e2bench.report.table import WRITERS, to_csv
 
 
@@ -29,22 +30,60 @@ def write_report(results: Path, out: Path) -> list[Path]:
     results, out = Path(results), Path(out)
     found = scan(results)
     output = Output(out, results)
+    files = _without_damaged(found)
+    for name, content in files:
+        output.write(name, content)
+    output.close([run.name for run in found.runs], found.warnings)
+    for warning in found.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    return output.written
+
+
+def _without_damaged(found: Results) -> list[tuple[str, str | bytes]]:
+    """The report's files. A run whose values break them is named, taken out of `found`, and the rest reported."""
+    try:
+        return _files(found)
+    except _DAMAGE:
+        suspects = [Results(runs=[run]) for run in found.runs]
+        suspects += [Results(trainings=[one]) for one in found.trainings] + [
+            Results(profiles=[one]) for one in found.profiles
+        ]
+        for suspect in suspects:
+            _convict(suspect, found)
+        if not (found.runs or found.trainings or found.profiles):
+            raise DataError(f"nothing that can be reported is left: {found.warnings[-1]}") from None
+        return _files(found)
+
+
+# What a number that is a text, a list that is too short or a field that is missing leads to.
+_DAMAGE = (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError)
+
+
+def _convict(suspect: Results, found: Results) -> None:
+    """Take the one run, training or profile of `suspect` out of `found` if the report fails on it alone."""
+    try:
+        _files(suspect)
+    except _DAMAGE as error:
+        for kind in ("runs", "trainings", "profiles"):
+            for one in getattr(suspect, kind):
+                getattr(found, kind).remove(one)
+                name = one.name if kind == "runs" else one[0]
+                found.warnings.append(
+                    f"{name}: holds values of another kind than docs/files.md says "
+                    f"({type(error).__name__}: {one_line(error)}); skipped"
+                )
+
+
+def _files(found: Results) -> list[tuple[str, str | bytes]]:
+    """(name, content) of every file but the marker."""
     made = [table for build in (*tables.BUILDERS, *ablations.BUILDERS) for table in build(found)]
     made.sort(key=lambda table: table.name)
     behind = [table for build in details.BUILDERS for table in build(found)]
     figures = [figure for draw in (*curves.BUILDERS, *maps.BUILDERS) for figure in draw(found)]
     figures.sort(key=lambda figure: (not figure.name.startswith("figure"), figure.name))
-    html = page.render(found, made, behind, figures)
-    for table in made:
-        for suffix, text in WRITERS.items():
-            output.write(f"{table.name}.{suffix}", text(table))
-    for table in behind:
-        output.write(f"{table.name}.csv", to_csv(table))
-    for figure in figures:
-        output.write(f"{figure.name}.png", figure.png)
-        output.write(f"{figure.name}.csv", to_csv(figure.data))
-    output.write("index.html", html)
-    output.close([run.name for run in found.runs], found.warnings)
-    for warning in found.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    return output.written
+    files: list[tuple[str, str | bytes]] = []
+    files += [(f"{table.name}.{suffix}", text(table)) for table in made for suffix, text in WRITERS.items()]
+    files += [(f"{table.name}.csv", to_csv(table)) for table in behind]
+    files += [(f"{figure.name}.png", figure.png) for figure in figures]
+    files += [(f"{figure.name}.csv", to_csv(figure.data)) for figure in figures]
+    return [*files, ("index.html", page.render(found, made, behind, figures))]

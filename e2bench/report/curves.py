@@ -22,7 +22,7 @@ from e2bench.report.figures import (
     to_png,
     value_axis,
 )
-from e2bench.report.runs import Results, Run
+from e2bench.report.runs import Results, Run, interval
 from e2bench.report.selection import primary
 from e2bench.report.table import Column, Row, Table
 from e2bench.report.tables import is_auto
@@ -197,7 +197,7 @@ def _plain_runs(found: Results) -> list[Run]:
 
 def _curve(label: str, cells: Sequence[dict[str, Any]]) -> Series:
     ordered = sorted(cells, key=lambda cell: float(cell["window"]))
-    intervals = [cell.get("interval") or (None, None) for cell in ordered]
+    intervals = [interval(cell) for cell in ordered]
     x, y = [cell["window"] for cell in ordered], [cell["perplexity"] for cell in ordered]
     return Series(label, x, y, [low for low, _ in intervals], [high for _, high in intervals])
 

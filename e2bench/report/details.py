@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from e2bench.report import labels, tables
-from e2bench.report.runs import Results, Run
+from e2bench.report.runs import Results, Run, interval
 from e2bench.report.table import Column, Row, Table
 
 EXACT = 6  # decimals: more than any interval is wide
@@ -19,7 +19,7 @@ def longbench(found: Results) -> list[Table]:
     for run in found.of("longbench"):
         for task, score in run.scores["tasks"].items():
             detail = tables.details(run, task)
-            low, high = _interval(detail)
+            low, high = interval(detail)
             row = {"run": run.name, "model": labels.row(run), "task": task, "score": score, "low": low, "high": high}
             row |= {key: detail.get(key) for key in (*counts, "metric", "version")}
             rows.append(row | {"without_context": _without_context(found, run, task)})
@@ -35,11 +35,6 @@ def longbench(found: Results) -> list[Table]:
 
 
 _SCORE = (("score", "Score"), ("low", "Low"), ("high", "High"))
-
-
-def _interval(detail: dict[str, Any]) -> tuple[Any, Any]:
-    low, high = detail.get("interval") or (None, None)
-    return low, high
 
 
 def _without_context(found: Results, run: Run, task: str) -> float | None:
@@ -76,7 +71,7 @@ def perplexity(found: Results) -> list[Table]:
     for run in found.of("ppl"):
         resolved = run.part("resolved")
         for cell in run.cells:
-            low, high = _interval(cell)
+            low, high = interval(cell)
             row: Row = {"run": run.name, "model": run.model, "method": labels.method(run, cell.get("method"))}
             row |= {key: cell.get(key) for key in ("window", "scale", "perplexity", "documents", "scored_tokens")}
             row |= {"low": low, "high": high} | {key: resolved.get(key) for key in ("protocol", "stride")}

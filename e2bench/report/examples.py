@@ -9,7 +9,7 @@ from typing import Any
 
 from e2bench.errors import E2BenchError
 from e2bench.report import labels
-from e2bench.report.runs import Results, Run, number, one_line
+from e2bench.report.runs import Results, Run, number, reason
 from e2bench.report.tables import longbench_rows
 
 Line = dict[str, Any]
@@ -56,8 +56,8 @@ def _lines(run: Run, found: Results) -> list[tuple[str, list[list[Any]]]]:
         try:
             examples = _READERS[run.experiment](run, name)
         except (E2BenchError, KeyError, TypeError, ValueError, OSError) as error:
-            reason = one_line(error).replace(f"{run.folder}/", "")
-            found.warnings.append(f"{run.name}/{name}.jsonl: its examples are not shown ({reason})")
+            why = reason(error, run.folder)
+            found.warnings.append(f"{run.name}/{name}.jsonl: its examples are not shown ({why})")
             continue
         drawn.append((name, examples))
         unscored = sum(example[1] is None and example[2] != "error" for example in examples)

@@ -30,7 +30,7 @@ from e2bench.report.figures import (
     style,
     to_png,
 )
-from e2bench.report.runs import Results, Run, one_line
+from e2bench.report.runs import Results, Run, interval, one_line, reason
 from e2bench.report.selection import primary
 from e2bench.report.table import Column, Row, Table
 
@@ -90,7 +90,7 @@ def _grid(run: Run, found: Results) -> Grid:
             cell[0] += bool(line["success"])
             cell[1] += 1
     except (DataError, KeyError, TypeError, ValueError) as error:
-        found.warnings.append(f"{run.name}/passkey.jsonl: no depths are shown ({one_line(error)})")
+        found.warnings.append(f"{run.name}/passkey.jsonl: no depths are shown ({reason(error, run.folder)})")
         return {}
     return {key: (hits, trials) for key, (hits, trials) in counts.items()}
 
@@ -100,7 +100,7 @@ def _accuracy(figure: SubFigure, runs: Sequence[Run], names: Sequence[str]) -> N
     series = []
     for run, name in zip(runs, names, strict=True):
         cells = sorted(run.cells, key=lambda cell: float(cell["length"]))
-        ends = [cell.get("interval") or (None, None) for cell in cells]
+        ends = [interval(cell) for cell in cells]
         x, y = [cell["length"] for cell in cells], [cell["accuracy"] for cell in cells]
         series.append(Series(name, x, y, [low for low, _ in ends], [high for _, high in ends]))
     draw_lines(axes, series)
@@ -138,7 +138,7 @@ def _passkey_rows(run: Run, name: str, grid: Grid) -> list[Row]:
     rows: list[Row] = []
     for cell in sorted(run.cells, key=lambda cell: float(cell["length"])):
         shared = {"run": run.name, "series": name, "length": cell["length"], "scale": cell.get("scale")}
-        low, high = cell.get("interval") or (None, None)
+        low, high = interval(cell)
         hits = sum(hits for (length, _), (hits, _) in grid.items() if length == cell["length"])
         total = {"depth": "all", "successes": hits if grid else None, "trials": cell.get("trials")}
         rows.append(shared | total | {"accuracy": cell["accuracy"], "low": low, "high": high})
@@ -169,7 +169,7 @@ def _attention_panels(run: Run, found: Results) -> list[tuple[dict[str, Any], ND
             if line["length"] not in panels and line.get("npz") and path.exists():
                 panels[line["length"]] = (line, _rows(path, line))
     except (DataError, KeyError, TypeError, ValueError, OSError) as error:
-        found.warnings.append(f"{run.name}: its attention rows cannot be drawn ({one_line(error)})")
+        found.warnings.append(f"{run.name}: its attention rows cannot be drawn ({reason(error, run.folder)})")
     return [panels[length] for length in sorted(panels)]
 
 

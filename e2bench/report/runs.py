@@ -134,9 +134,7 @@ def _attempt(found: Results, reader: Callable[[Results, Path, str], None], folde
     try:
         reader(found, folder, name)
     except (E2BenchError, OSError) as error:
-        # Where the results lie on this machine is nobody's business on a page that gets passed on.
-        reason = one_line(error).replace(f"{folder}{os.sep}", "").replace(str(folder), "the folder")
-        found.warnings.append(f"{name or folder.resolve().name}: {reason}; skipped")
+        found.warnings.append(f"{name or folder.resolve().name}: {reason(error, folder)}; skipped")
 
 
 def _read_run(found: Results, folder: Path, name: str) -> None:
@@ -212,9 +210,28 @@ def checked_cells(run: Run) -> list[dict[str, Any]]:
     return cells
 
 
+def interval(part: dict[str, Any]) -> tuple[float, float] | tuple[None, None]:
+    """The ends of an `interval` [low, high]; (None, None) where there is none.
+
+    Raises:
+        ValueError: it is something else than two numbers.
+    """
+    ends = part.get("interval")
+    if ends is None:
+        return None, None
+    if not isinstance(ends, list) or len(ends) != 2 or not all(map(number, ends)):
+        raise ValueError(f"interval {ends!r} is not [low, high]")
+    return ends[0], ends[1]
+
+
 def number(value: object) -> TypeGuard[float]:
     """True for a finite int or float; JSON's true and false are none."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def reason(error: object, folder: Path) -> str:
+    """An error's message without where the results lie on this machine: a page gets passed on."""
+    return one_line(error).replace(f"{folder}{os.sep}", "").replace(str(folder), "the folder")
 
 
 def one_line(error: object) -> str:
@@ -240,14 +257,10 @@ def _holds_predictions(path: Path) -> bool:
 
 def _foreign(folder: Path, names: list[str]) -> list[str]:
     """Files that belong to no run, training or report: named, so that a misplaced run is noticed."""
-    reported = set(report_files(folder))
+    known = {*_OURS, *report_files(folder), "result.json"}  # the last is what LongBench's own scorer writes
     is_run = RUN in names or _is_longbench_layout(folder, names)
     known_suffixes = _OURS_SUFFIXES if is_run else _OURS_SUFFIXES - {".jsonl", ".npz"}
-    return [
-        name
-        for name in names
-        if name not in _OURS and name not in reported and Path(name).suffix.lower() not in known_suffixes
-    ]
+    return [name for name in names if name not in known and Path(name).suffix.lower() not in known_suffixes]
 
 
 def report_files(folder: Path) -> list[str]:

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 from e2bench.report import labels
-from e2bench.report.runs import Results, Run, number
+from e2bench.report.runs import Results, Run, interval, number
 from e2bench.report.selection import primary
 from e2bench.report.table import Column, Row, Table
 
@@ -111,9 +111,9 @@ def _longbench_row(run: Run, label: str, heads: dict[str, str]) -> Row:
     row: Row = {"source": "measured", "model": label, "run": run.name, "intervals": {}}
     row |= {key: averages.get(key) for key in ("EN", "ZH", "All")} | {key: tasks.get(key) for key in heads}
     for key in heads:
-        interval = details(run, key).get("interval")
-        if interval:
-            row["intervals"][key] = tuple(interval)
+        ends = interval(details(run, key))
+        if ends != (None, None):
+            row["intervals"][key] = ends
     return row
 
 
@@ -163,7 +163,7 @@ def longbench_rows() -> Sequence[Any]:
 def table_3(found: Results) -> list[Table]:
     """Perplexity: one row per (model, method, scale), one column per window found."""
     runs = primary([run for run in found.of("ppl") if not run.manifest.get("extrapolate")])
-    measured = _told_apart([row for run in runs for row in _perplexity_rows(run)])
+    measured = _told_apart([(run, row) for run in runs for row in _perplexity_rows(run)])
     if not measured:
         return []
     paper = published("table3")
@@ -180,7 +180,7 @@ def table_3(found: Results) -> list[Table]:
     ]
     for row in paper:
         row |= {"model": f"Llama2-{row['size']}", "scale": labels.scale(row["scale"])}
-    notes = [OTHER_MODELS, _PAPER_PERPLEXITY, *map(_protocol_note, runs)]
+    notes = [OTHER_MODELS, _PAPER_PERPLEXITY, *_protocol_notes(runs)]
     title = "Table 3. Perplexity by evaluation window (tokens); lower is better"
     return [Table("table3", title, columns, paper + measured, notes)]
 
@@ -224,21 +224,30 @@ def _perplexity_row(run: Run, method: str, scale: str, cells: Sequence[dict[str,
     for cell in cells:
         key = str(int(cell["window"]))
         row[key] = float(cell["perplexity"])
-        if cell.get("interval"):
-            row["intervals"][key] = tuple(cell["interval"])
+        if interval(cell) != (None, None):
+            row["intervals"][key] = interval(cell)
     return row
 
 
-def _told_apart(rows: list[Row]) -> list[Row]:
-    """Rows of clashing runs (same model, method and scale) are named by their run."""
-    seen = [(row["model"], row["method"], row["scale"]) for row in rows]
-    for row, key in zip(rows, seen, strict=True):
-        if seen.count(key) > 1:
-            row["method"] = f"{row['method']} [{row['run']}]"
-    return rows
+def _told_apart(rows: Sequence[tuple[Run, Row]]) -> list[Row]:
+    """Rows of clashing runs (same model, method and scale) say what they differ in."""
+    names = ["\n".join((row["model"], row["method"], row["scale"])) for _, row in rows]
+    for (_, row), name, label in zip(rows, names, labels.told_apart([run for run, _ in rows], names), strict=True):
+        row["method"] += label.removeprefix(name)
+    return [row for _, row in rows]
 
 
-def _protocol_note(run: Run) -> str:
+def _protocol_notes(runs: Sequence[Run]) -> list[str]:
+    """How each run was measured, runs measured alike on one line."""
+    by_protocol: dict[str, list[str]] = defaultdict(list)
+    for run in runs:
+        by_protocol[_protocol(run)].append(run.name)
+    notes = [f"{', '.join(names)}: {protocol}." for protocol, names in by_protocol.items()]
+    several = ["These runs differ in protocol, stride or documents: compare within one line only."]
+    return notes + (several if len(notes) > 1 else [])
+
+
+def _protocol(run: Run) -> str:
     resolved = run.part("resolved")
     documents = [int(cell["documents"]) for cell in run.cells if number(cell.get("documents"))]
     parts = [f"protocol {resolved.get('protocol') or 'not recorded'}"]
@@ -246,7 +255,7 @@ def _protocol_note(run: Run) -> str:
     parts += [f"{max(documents)} document{'s' if max(documents) > 1 else ''}"] if documents else []
     parts += [f"at most {resolved['max_windows']} windows each"] if resolved.get("max_windows") else []
     parts += [f"data {', '.join(map(str, run.part('data')))}"] if run.part("data") else []
-    return f"{run.name}: {', '.join(parts)}."
+    return ", ".join(parts)
 
 
 def table_6(found: Results) -> list[Table]:
@@ -303,7 +312,7 @@ def table_7(found: Results) -> list[Table]:
 _SUITES = (
     "Suite paper ranks options by the mean token log-likelihood of the whole text, as the paper's numbers suggest; "
     "suite lm-eval is lm-evaluation-harness's own number. They differ by definition.",
-    "Avg. is the plain mean of the paper's eight columns, and empty where one is missing. Beside a measured number: "
+    "Avg. is the plain mean of a suite's tasks, and empty where one is missing. Beside a measured number: "
     "one standard error.",
 )
 
