@@ -167,7 +167,7 @@ def figure_7(found: Results) -> list[Figure]:
     ]
     if not runs:
         return []
-    panel = [_curve(_legend(run, run.cells), run.cells) for run in runs]
+    panel = [_curve(labels.legend(run), run.cells) for run in runs]
     title = "Figure 7. Perplexity up to the longest window"
     caption = (
         "Bands: 95 % bootstrap over documents; g = L'/L means that each window has its own scale. The paper's Figure 7 "
@@ -181,7 +181,7 @@ def extrapolation(found: Results) -> list[Figure]:
     runs = [run for run in found.of("ppl") if run.manifest.get("extrapolate")]
     if not runs:
         return []
-    series = _distinct([_curve(_legend(run, run.cells), run.cells) for run in runs], runs)
+    series = _distinct([_curve(labels.legend(run), run.cells) for run in runs], runs)
     title = "Plain extrapolation: perplexity at scale 1 beyond the native window"
     caption = (
         "No interpolation at inference. The vertical line is the native window L. Asked in the discussion of the "
@@ -200,19 +200,6 @@ def _curve(label: str, cells: Sequence[dict[str, Any]]) -> Series:
     intervals = [interval(cell) for cell in ordered]
     x, y = [cell["window"] for cell in ordered], [cell["perplexity"] for cell in ordered]
     return Series(label, x, y, [low for low, _ in intervals], [high for _, high in intervals])
-
-
-def _legend(run: Run, cells: Sequence[dict[str, Any]]) -> str:
-    """Model, method and g, as the paper's legends have them."""
-    scales = sorted({cell["scale"] for cell in cells})
-    method = labels.method(run)
-    if run.manifest.get("extrapolate"):
-        g = ""
-    elif len(scales) > 1:
-        g = "g = L'/L"
-    else:
-        g = "" if method == "None" else f"g = {scales[0]:g}"
-    return ", ".join(filter(None, [run.model, method if method != "None" else "not extended", g]))
 
 
 def _distinct(series: Sequence[Series], runs: Sequence[Run]) -> list[Series]:

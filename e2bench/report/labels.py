@@ -88,6 +88,15 @@ def row(run: Run) -> str:
     return f"{run.model} ({inner})" if inner else run.model
 
 
+def legend(run: Run) -> str:
+    """Model, method and g of a run with cells, as the paper's legends have them."""
+    scales, how = sorted(set(_scales(run))), method(run)
+    if how == "None":
+        return f"{run.model}, not extended"
+    g = "" if run.manifest.get("extrapolate") else "g = L'/L" if len(scales) > 1 else f"g = {scales[0]:g}"
+    return ", ".join(filter(None, [run.model, how, g]))
+
+
 def without_context(run: Run) -> bool:
     """`--no-context`: the model answered without having seen the document."""
     return run.part("resolved").get("context") is False

@@ -43,7 +43,7 @@ def passkey(found: Results) -> list[Figure]:
     runs = primary(found.of("passkey"))
     if not runs:
         return []
-    names = labels.told_apart(runs, [_title(run) for run in runs])
+    names = labels.told_apart(runs, [labels.legend(run) for run in runs])
     grids = [_grid(run, found) for run in runs]
     with style():
         per_row = min(len(runs), 3)
@@ -73,12 +73,6 @@ _PASSKEY_COLUMNS += [
     Column("trials", "Trials", 0),
     *(Column(key, key.title(), 4) for key in ("accuracy", "low", "high")),
 ]
-
-
-def _title(run: Run) -> str:
-    method, scales = labels.method(run), sorted({cell.get("scale", 1) for cell in run.cells})
-    g = "g = L'/L" if len(scales) > 1 else f"g = {scales[0]:g}" if method != "None" else ""
-    return ", ".join(filter(None, [run.model, method if method != "None" else "not extended", g]))
 
 
 def _grid(run: Run, found: Results) -> Grid:
@@ -210,7 +204,7 @@ def _attention_figure(name: str, run: Run, panels: Sequence[tuple[dict[str, Any]
         bar.set_label("Attention of a generated token (largest in each column's inputs)")
         bar.ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         png = to_png(figure)
-    title = f"Figure 6. Attention of the answer over the input: {_title(run)}"
+    title = f"Figure 6. Attention of the answer over the input: {labels.legend(run)}"
     line = panels[0][0]
     caption = (
         f"Rows: generated tokens; columns: input tokens, {BINS} at most, each the largest value of its tokens. Red: "
