@@ -68,6 +68,56 @@ def longbench(
 
 
 @app.command()
+@with_common
+def ppl(
+    common: Common,
+    *,
+    lengths: Annotated[str, Flag(help="Windows in tokens: 4k..64k doubles, commas list.")] = "4k..64k",
+    protocol: Annotated[str, Flag(help="press, truncate, window-mean or yarn.")] = "press",
+    stride: Annotated[int, Flag(help="Tokens between windows (S).", min=1)] = 256,
+    data: Annotated[str | None, Flag(help="File or folder of documents, proof-pile, or a hub id.")] = None,
+    docs: Annotated[int | None, Flag(help="How many documents. Default: all, up to 128.", min=1)] = None,
+    min_tokens: Annotated[str | None, Flag(help="Of a document. Default: the longest length.")] = None,
+    doc_tokens: Annotated[str, Flag(help="Used of a document: longest (length), all or a number.")] = "longest",
+    max_windows: Annotated[int | None, Flag(help="Only the last N windows of each document.", min=1)] = None,
+    extrapolate: Annotated[bool, Flag("--extrapolate", help="Scale 1 at every length.")] = False,
+    dry_run: Annotated[bool, Flag("--dry-run", help="Print the work and stop.")] = False,
+) -> None:
+    """Sliding-window perplexity, the scale chosen per length."""
+    from e2bench.commands.ppl import run
+
+    run(
+        common,
+        lengths=lengths,
+        protocol=protocol,
+        stride=stride,
+        data=data,
+        docs=docs,
+        min_tokens=min_tokens,
+        doc_tokens=doc_tokens,
+        max_windows=max_windows,
+        extrapolate=extrapolate,
+        dry_run=dry_run,
+    )
+
+
+@app.command()
+@with_common
+def passkey(
+    common: Common,
+    *,
+    lengths: Annotated[str, Flag(help="Prompt and answer in tokens: 4k..32k doubles, commas list.")] = "4k..32k",
+    depths: Annotated[int, Flag(help="Evenly spaced places of the key, 0 to 1.")] = 11,
+    trials: Annotated[int, Flag(help="Keys a cell.")] = 5,
+    early_stop: Annotated[bool, Flag(help="Stop once the number is complete.")] = True,
+) -> None:
+    """Passkey retrieval: a grid of lengths, depths and trials."""
+    from e2bench.commands.passkey import run
+
+    run(common, lengths=lengths, depths=depths, trials=trials, early_stop=early_stop)
+
+
+@app.command()
 def score(
     folder: Annotated[Path, typer.Argument(help="A run's folder, or one of LongBench prediction files.")],
     json: Annotated[bool, Flag("--json", help="Print JSON and write nothing.")] = False,

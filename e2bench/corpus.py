@@ -57,7 +57,7 @@ def _json_lines(path: Path) -> Iterator[Document]:
     number = 0
     try:
         with opener(path, "rb") as lines:
-            for number, raw in enumerate(lines, 1):  # noqa: B007  (used where reading breaks off)
+            for number, raw in enumerate(lines, 1):
                 if raw.strip():
                     yield _json_document(raw, f"{path}:{number}")
     except (OSError, EOFError, gzip.zlib.error) as error:  # type: ignore[attr-defined]

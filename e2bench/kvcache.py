@@ -240,7 +240,8 @@ def _chunk_after_past(query: Tensor, key: Tensor, value: Tensor, scaling: float 
     within, lse_within = flash(query, own_key, own_value, 0.0, True, scale=scaling)
     share = torch.sigmoid(lse_before.reshape(rows, heads, queries) - lse_within)[..., None]
     before = before.reshape(rows, heads, queries, -1)
-    return torch.lerp(within.float(), before.float(), share.float()).to(query.dtype)
+    exact = torch.promote_types(query.dtype, torch.float32)
+    return torch.lerp(within.to(exact), before.to(exact), share.to(exact)).to(query.dtype)
 
 
 AttentionInterface.register(ATTENTION, grouped_attention)

@@ -167,3 +167,11 @@ def finish_run(folder: Path, processes: Processes) -> dict[str, Any] | None:
     write_scores(folder, scores)
     processes.leave()
     return scores
+
+
+def default_corpus() -> str:
+    """The embedded demo documents, where --data names none."""
+    from e2bench.tasks.demo import corpus_file
+
+    say("no --data given: using the demo documents (the installed Python's own source files)")
+    return str(corpus_file())

@@ -1,0 +1,140 @@
+"""Lines that are measurements already -> the contents of scores.json: perplexity, passkey, attention, short runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from e2bench.errors import DataError
+from e2bench.records import RUN, merged, read_json
+from e2bench.scoring import RESAMPLES, interval, mean
+
+Rows = list[dict[str, Any]]
+
+
+def perplexity(folder: Path) -> dict[str, Any]:
+    """Perplexity of each (window, scale) with a bootstrap 95 % interval over documents."""
+    cells = []
+    for (window, scale), rows in _grouped(_lines(folder, "ppl"), "window", "scale"):
+        over_windows = rows[0]["protocol"] in ("window-mean", "yarn")
+        sums, counts = ("mean_sum", "windows") if over_windows else ("nll_sum", "scored_tokens")
+        nats = np.array([row[sums] for row in rows])
+        weight = np.array([row[counts] for row in rows])
+        cells.append(
+            {
+                "window": window,
+                "scale": scale,
+                "method": rows[0]["method"],
+                "protocol": rows[0]["protocol"],
+                "perplexity": _exp(nats.sum() / weight.sum()),
+                "interval": _ratio_interval(nats, weight),
+                "documents": len(rows),
+                "scored_tokens": int(sum(row["scored_tokens"] for row in rows)),
+            }
+        )
+    return {"cells": cells}
+
+
+def _ratio_interval(nats: np.ndarray, weight: np.ndarray) -> list[float] | None:
+    if len(nats) < 2:
+        return None
+    picks = np.random.default_rng(0).integers(0, len(nats), (RESAMPLES, len(nats)))
+    ratios = nats[picks].sum(axis=1) / weight[picks].sum(axis=1)
+    return [_exp(bound) for bound in np.percentile(ratios, [2.5, 97.5])]
+
+
+def _exp(nats: float) -> float:
+    return math.exp(min(float(nats), 700.0))
+
+
+def passkey(folder: Path) -> dict[str, Any]:
+    """Accuracy of each (length, scale) with Wilson's 95 % interval."""
+    lengths = []
+    for (length, scale), rows in _grouped(_lines(folder, "passkey"), "length", "scale"):
+        hits = sum(bool(row["success"]) for row in rows)
+        lengths.append(
+            {
+                "length": length,
+                "scale": scale,
+                "accuracy": hits / len(rows),
+                "interval": wilson(hits, len(rows)),
+                "strict": sum(bool(row["strict"]) for row in rows) / len(rows),
+                "trials": len(rows),
+            }
+        )
+    return {"lengths": lengths}
+
+
+def wilson(hits: int, trials: int, z: float = 1.959964) -> list[float]:
+    """Wilson's 95 % score interval of a share (Wilson 1927): stays inside [0, 1] also for 0 and all hits."""
+    share = hits / trials
+    middle = (share + z * z / (2 * trials)) / (1 + z * z / trials)
+    half = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    return [max(0.0, middle - half), min(1.0, middle + half)]
+
+
+def attention(folder: Path) -> dict[str, Any]:
+    """Success, and attention on the gold span against its share of the input, for each (length, scale)."""
+    lengths = []
+    for (length, scale), rows in _grouped(_lines(folder, "attention"), "length", "scale"):
+        lengths.append(
+            {
+                "length": length,
+                "scale": scale,
+                "success": sum(bool(row["success"]) for row in rows) / len(rows),
+                "gold_share": mean([row["gold_share"] for row in rows]),
+                "input_share": mean([row["input_share"] for row in rows]),
+                "top_heads": rows[0]["top_heads"],
+                "trials": len(rows),
+            }
+        )
+    return {"lengths": lengths}
+
+
+def short(folder: Path) -> dict[str, Any]:
+    """Accuracy of each task with its standard error, and the plain mean over tasks."""
+    tasks, details, suite = {}, {}, ""
+    for path in sorted(folder.glob("*.jsonl")):
+        rows = list(merged(folder, path.stem).values())
+        correct = [float(row["correct"]) for row in rows]
+        share = mean(correct)
+        if share is None:
+            continue
+        suite = rows[0]["suite"]
+        tasks[path.stem] = 100 * share
+        stderr = 100 * math.sqrt(share * (1 - share) / (len(rows) - 1)) if len(rows) > 1 else None
+        bounds = interval(correct)
+        details[path.stem] = {
+            "stderr": stderr,
+            "interval": bounds and [100 * b for b in bounds],
+            "scored": len(rows),
+            "scoring": rows[0].get("scoring", ""),
+        }
+    expected = (read_json(folder / RUN).get("resolved") or {}).get("all_tasks") or list(tasks)
+    complete = all(name in tasks for name in expected)
+    return {
+        "suite": suite,
+        "tasks": tasks,
+        "details": details,
+        "averages": {"Avg.": mean(list(tasks.values())) if complete else None},
+    }
+
+
+def _lines(folder: Path, name: str) -> Rows:
+    rows = list(merged(folder, name).values())
+    if not rows:
+        raise DataError(f"{folder} holds no finished line in {name}.jsonl; run the experiment first")
+    return rows
+
+
+def _grouped(rows: Iterable[Mapping[str, Any]], *keys: str) -> list[tuple[tuple[Any, ...], Rows]]:
+    """Rows by their values of `keys`, in growing order."""
+    groups: dict[tuple[Any, ...], Rows] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in keys), []).append(dict(row))
+    by_value: Callable[[tuple[tuple[Any, ...], Rows]], Any] = lambda pair: pair[0]  # noqa: E731
+    return sorted(groups.items(), key=by_value)
