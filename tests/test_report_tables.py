@@ -134,6 +134,13 @@ def test_perplexity_under_two_protocols_is_told_apart(tmp_path: Path) -> None:
     assert "differ in protocol" in table.notes[-1]
 
 
+def test_perplexity_over_other_documents_is_told_apart(tmp_path: Path) -> None:
+    for name, documents in (("a", ["0f"]), ("b", ["0f"]), ("c", ["1e"])):
+        ppl_run(tmp_path / name, [(512, 1, 3.0)], model=name, resolved={"documents": documents})
+    notes = the_table(tmp_path, "table3").notes
+    assert sum(note.startswith(("a, b: ", "c: ")) for note in notes) == 2
+
+
 def test_extrapolation_runs_stay_out_of_table_3(tmp_path: Path) -> None:
     ppl_run(tmp_path / "plain", [(512, 1, 3.0)], extrapolate=True)
     assert tables.table_3(scan(tmp_path)) == []

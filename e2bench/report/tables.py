@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from importlib import resources
@@ -207,6 +208,11 @@ def _perplexity_rows(run: Run) -> list[Row]:
     return rows
 
 
+def _short_hash(documents: list[str]) -> str:
+    """Names a list of documents, so that two runs over other ones are seen to be so."""
+    return hashlib.sha256(" ".join(map(str, documents)).encode()).hexdigest()[:8]
+
+
 def is_auto(run: Run, cells: Sequence[dict[str, Any]]) -> bool:
     """True where each window has its own scale (`--scale auto`): one row or line, not one per scale."""
     given = run.part("resolved").get("scale")
@@ -253,8 +259,10 @@ def _protocol(run: Run) -> str:
     parts = [f"protocol {resolved.get('protocol') or 'not recorded'}"]
     parts += [f"stride {resolved['stride']}"] if resolved.get("stride") else []
     parts += [f"{max(documents)} document{'s' if max(documents) > 1 else ''}"] if documents else []
+    parts += [f"list {_short_hash(resolved['documents'])}"] if resolved.get("documents") else []
     parts += [f"at most {resolved['max_windows']} windows each"] if resolved.get("max_windows") else []
-    parts += [f"data {', '.join(map(str, run.part('data')))}"] if run.part("data") else []
+    files = dict.fromkeys(str(name).rpartition(":")[0] or str(name) for name in run.part("data"))  # "FILE:LINE"
+    parts += [f"data {', '.join(files)}"] if 0 < len(files) <= 4 else []
     return ", ".join(parts)
 
 
