@@ -10,10 +10,10 @@ import glob
 import hashlib
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from e2bench.train.layouts import LAYOUTS, Segment
@@ -148,36 +148,27 @@ class PackedRows(IterableDataset):
         return tensors
 
     def _pieces(self, index: int, source: Source) -> Iterator[Piece]:
-        """Endless pieces of one source; every epoch in another order."""
-        rng = random.Random(f"{self.seed}:{index}")
-        buffer: list[Piece] = []
-        for document in self._documents(index, source):
-            for start in range(0, len(document.input_ids), self.train_window):
-                stop = start + self.train_window
-                buffer.append(Piece(document.input_ids[start:stop], document.labels[start:stop]))
-            while len(buffer) > self.shuffle_buffer:
-                place = rng.randrange(len(buffer))
-                buffer[place], buffer[-1] = buffer[-1], buffer[place]
-                yield buffer.pop()
-
-    def _documents(self, index: int, source: Source) -> Iterator[Piece]:
+        """Endless pieces of one source: every document once an epoch, every epoch in another order."""
         from datasets import load_dataset
 
         files = [str(path) for path in source.paths()]
         examples = load_dataset("json", data_files=files, split="train", streaming=True)
-        read = LAYOUTS[source.layout]
+        rng = random.Random(f"{self.seed}:{index}")
         for epoch in itertools.count():
-            empty = True
-            shuffled = examples.shuffle(seed=self.seed + 1000 * index + epoch, buffer_size=self.shuffle_buffer)
-            for example in shuffled:
-                segments = read(example, self.tokenizer, source.template)
-                if segments:
-                    empty = False
-                    yield encode(segments, self.tokenizer, answers_only=source.loss == "answers")
-            if empty:
-                raise DataError(
-                    f"{files[0]}: no example of layout {source.layout!r} in it; check `layout` in the recipe"
-                )
+            seed = self.seed + 1000 * index + epoch
+            documents = self._documents(examples.shuffle(seed=seed, buffer_size=self.shuffle_buffer), source)
+            pieces = itertools.chain.from_iterable(cut(document, self.train_window) for document in documents)
+            piece = None
+            for piece in _shuffled(pieces, self.shuffle_buffer, rng):
+                yield piece
+            if piece is None:
+                raise DataError(f"{files[0]}: no example of layout {source.layout!r} in it; check `layout`")
+
+    def _documents(self, examples: Iterable[dict[str, Any]], source: Source) -> Iterator[Piece]:
+        for example in examples:
+            segments = LAYOUTS[source.layout](example, self.tokenizer, source.template)
+            if segments:
+                yield encode(segments, self.tokenizer, answers_only=source.loss == "answers")
 
 
 def encode(segments: list[Segment], tokenizer: PreTrainedTokenizerBase, *, answers_only: bool) -> Piece:
@@ -191,6 +182,30 @@ def encode(segments: list[Segment], tokenizer: PreTrainedTokenizerBase, *, answe
         input_ids += ids
         labels += [IGNORED] * len(ids) if answers_only and not segment.answer else ids
     return Piece(input_ids, labels)
+
+
+def cut(document: Piece, train_window: int) -> Iterator[Piece]:
+    """The document in pieces of R tokens, the last one shorter."""
+    for start in range(0, len(document.input_ids), train_window):
+        stop = start + train_window
+        yield Piece(document.input_ids[start:stop], document.labels[start:stop])
+
+
+def _shuffled(pieces: Iterable[Piece], size: int, rng: random.Random) -> Iterator[Piece]:
+    """Every piece once, each drawn from a buffer of `size`, so that a long document does not fill whole steps."""
+    buffer: list[Piece] = []
+    for piece in pieces:
+        buffer.append(piece)
+        if len(buffer) > size:
+            yield _drawn(buffer, rng)
+    while buffer:
+        yield _drawn(buffer, rng)
+
+
+def _drawn(buffer: list[Piece], rng: random.Random) -> Piece:
+    place = rng.randrange(len(buffer))
+    buffer[place], buffer[-1] = buffer[-1], buffer[place]
+    return buffer.pop()
 
 
 def _mixture(streams: list[Iterator[Piece]], weights: list[float]) -> Iterator[Piece]:

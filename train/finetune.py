@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from e2bench.train.callbacks import CONFIG_NAME, CheckpointConfig, StopOnSignal, TrainLog
 from e2bench.train.data import PackedRows, data_hashes
 from e2bench.train.e2 import Draw, E2Settings, draw
@@ -40,6 +40,14 @@ class E2Trainer(Trainer):
         self.settings, self.rows_per_step = settings, rows_per_step
         self.positions = E2Positions(self.model)
         self.last_draw = Draw(1, 0, settings.sinks)
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's batches of a step; reading them leaves the random state alone.
+
+        A data loader draws a number when it begins: a resumed run begins more often, and its dropout would differ.
+        """
+        with torch.random.fork_rng(devices=[]):
+            return super().get_batch_samples(*args, **kwargs)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The model's own loss, at the positions that `row` (B,) int64 in `inputs` decides."""
@@ -94,8 +102,13 @@ def training_arguments(recipe: Recipe, out: Path) -> TrainingArguments:
     )
 
 
+def processes_started() -> int:
+    """How many processes torchrun or accelerate started; asking accelerate would settle its device too early."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def _accumulation(recipe: Recipe) -> int:
-    processes = int(PartialState().num_processes)
+    processes = processes_started()
     accumulation, rest = divmod(recipe.batch_size, recipe.micro_batch * processes)
     if rest:
         raise E2BenchError(
@@ -222,7 +235,7 @@ def main(
     loaded = load_recipe(recipe, overrides)
     folder = out or Path("results") / "train" / loaded.name
     console = Console()
-    plan = make_plan(loaded, int(PartialState().num_processes))
+    plan = make_plan(loaded, processes_started())
     table = Table("plan", loaded.name, box=None)
     for row in plan.rows():
         table.add_row(*row)

@@ -103,7 +103,7 @@ Sample = Callable[[random.Random, int], str]
 def passkey(rng: random.Random, chars: int) -> str:
     """One key stated twice in its line, whole filler sentences around it, a question that ends as an open sentence."""
     key = _digits(rng, 5)
-    task = TASK_LINES[0] if rng.random() < 0.7 else rng.choice(TASK_LINES)
+    task = rng.choice(TASK_LINES)
     line = f"The pass key is {key}. {ADDED} {key} is the pass key."
     question = "What is the pass key? The pass key is"
     before, after = _split(rng, _filler(rng, chars - len(task) - len(line) - len(question)))
@@ -201,11 +201,12 @@ def _sentence(rng: random.Random) -> str:
 
 
 def _filler(rng: random.Random, chars: int) -> list[str]:
-    """Whole sentences of at most `chars` characters together: Landmark's block again and again, or made-up ones."""
-    block = LANDMARK_FILLER if rng.random() < 0.6 else None
+    """Whole sentences of at most `chars` characters together: a block again and again, or always new ones."""
+    kind = rng.random()
+    block = LANDMARK_FILLER if kind < 0.3 else tuple(_sentence(rng) for _ in range(rng.randint(3, 7)))
     sentences: list[str] = []
     while True:
-        sentence = block[len(sentences) % len(block)] if block else _sentence(rng)
+        sentence = _sentence(rng) if kind > 0.6 else block[len(sentences) % len(block)]
         chars -= len(sentence) + 1
         if chars < 0:
             return sentences

@@ -1,0 +1,225 @@
+"""Whole training runs on a small Llama: interrupted, resumed, in two processes; what they leave behind."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import safetensors.torch
+import torch
+from e2bench.train.finetune import main, train
+from e2bench.train.recipe import load_recipe
+from e2bench.train.tokenizer import train_tokenizer
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from e2bench.errors import E2BenchError, RunFolderError
+
+RUN = "import sys; from e2bench.train.recipe import load_recipe; from e2bench.train.finetune import train\n"
+RUN += (
+    "from pathlib import Path; sys.exit(0 if train(load_recipe(sys.argv[1], sys.argv[3:]), Path(sys.argv[2])) else 7)"
+)
+LORA = ["lora.rank=4", "lora.dropout=0.2"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Sums in one order: bit-for-bit comparisons hold between runs with the same number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    """The path of a recipe that trains a two-layer Llama (L = 32) on 200 short texts."""
+    folder = tmp_path_factory.mktemp("recipe")
+    texts = [f"The {n}th sentence tells that {n} times {n} is {n * n}. " * (n % 7 + 1) for n in range(200)]
+    (folder / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    tokenizer = train_tokenizer(texts, 300, folder / "base")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=32,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder / "base")
+    path = folder / "small.yaml"
+    path.write_text(
+        f"base: {folder / 'base'}\n"
+        f"data: [{{files: [{folder / 'texts.jsonl'}]}}]\n"
+        "train_window: 32\nsteps: 24\nbatch_size: 4\nmicro_batch: 4\nlearning_rate: 1e-2\nprecision: float32\n"
+        "whole_documents: false\nsave_every: 5\nlog_every: 1\nper_sample: true\n"
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(recipe, tmp_path_factory):
+    out = tmp_path_factory.mktemp("finished")
+    assert train(load_recipe(str(recipe)), out)
+    return out
+
+
+def weights(folder, name="model.safetensors"):
+    return safetensors.torch.load_file(folder / name)
+
+
+def log(folder):
+    return [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+
+
+def started(recipe, out, overrides):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", RUN, str(recipe), str(out), *overrides]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def wait_for(path, process):
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None, "the run ended before it was interrupted"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_run_leaves_a_model_a_log_and_its_settings(finished):
+    lines = log(finished)
+    assert [line["step"] for line in lines] == list(range(1, 25))
+    assert lines[-1]["loss"] < 0.7 * lines[0]["loss"]
+    assert {"loss", "g", "t", "lr", "tokens", "seconds"} < set(lines[0])
+    assert all(0 <= line["t"] <= max(0, line["g"] * 32 - 32) and 1 <= line["g"] <= 20 for line in lines)
+    assert lines[-1]["tokens"] == 24 * 4 * 32
+    config = json.loads((finished / "e2_config.json").read_text())
+    names = ["base", "method", "offset", "scale", "g_max", "native_window", "train_window", "sinks", "per_sample", "step", "steps", "tokens", "seed"]
+    assert set(names) < set(config)
+    assert (config["base"], config["native_window"], config["step"], config["g_max"]) == ("base", 32, 24, 20)
+    assert config["settings"]["learning_rate"] == 1e-2 and set(config["data"]) == {"texts.jsonl"}
+    checkpoints = sorted(path.name for path in finished.glob("checkpoint-*"))
+    assert checkpoints == ["checkpoint-20", "checkpoint-24"]
+    assert json.loads((finished / "checkpoint-20" / "e2_config.json").read_text())["step"] == 20
+    assert list(finished.rglob("events.out.tfevents.*"))
+
+
+def test_weights_after_a_kill_are_those_of_an_uninterrupted_run(recipe, finished, tmp_path):
+    process = started(recipe, tmp_path, [])
+    wait_for(tmp_path / "checkpoint-5" / "e2_config.json", process)
+    process.kill()
+    process.wait()
+    (tmp_path / "checkpoint-99").mkdir()  # as if killed while it was being written
+    assert not (tmp_path / "model.safetensors").exists()
+    assert train(load_recipe(str(recipe)), tmp_path)
+    expected, got = weights(finished), weights(tmp_path)
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+    without_time = [
+        [{k: v for k, v in line.items() if k != "seconds"} for line in log(d)] for d in (finished, tmp_path)
+    ]
+    assert without_time[0] == without_time[1]
+
+
+def test_sigterm_saves_and_ends_and_adapters_with_dropout_go_on_the_same(recipe, tmp_path):
+    overrides = [*LORA, "steps=60", "learning_rate=1e-3"]
+    process = started(recipe, tmp_path / "stopped", overrides)
+    wait_for(tmp_path / "stopped" / "train.jsonl", process)
+    wait_for(tmp_path / "stopped" / "checkpoint-5", process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 7
+    saved = [int(path.parent.name.rpartition("-")[2]) for path in tmp_path.glob("stopped/checkpoint-*/e2_config.json")]
+    assert 5 <= max(saved) < 60
+    assert train(load_recipe(str(recipe), overrides), tmp_path / "stopped")
+    assert train(load_recipe(str(recipe), overrides), tmp_path / "whole")
+    expected, got = (weights(tmp_path / name, "adapter_model.safetensors") for name in ("whole", "stopped"))
+    assert len(expected) == 2 * 2 * 7  # A and B of seven linear modules in two layers
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+
+
+def test_micro_batches_and_checkpointing_do_not_change_the_losses(recipe, finished, tmp_path):
+    overrides = ["steps=6", "micro_batch=2", "gradient_checkpointing=true", "schedule=constant"]
+    assert train(load_recipe(str(recipe), overrides), tmp_path / "small")
+    assert train(load_recipe(str(recipe), [*overrides, "micro_batch=4"]), tmp_path / "large")
+    small, large = ([line["loss"] for line in log(tmp_path / name)] for name in ("small", "large"))
+    assert small == pytest.approx(large, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["method=none"],
+        ["method=pi", "scale=4", "train_window=128", "batch_size=1", "micro_batch=1"],
+        ["method=pose", "scale=4"],
+        ["offset=false"],
+        ["scale=2", "train_window=64"],
+        ["g_max=5"],
+        ["per_sample=false", "cross_documents=false", "whole_documents=true", "precision=bfloat16"],
+    ],
+    ids=lambda overrides: overrides[0],
+)
+def test_every_rival_and_ablation_trains(overrides, recipe, tmp_path):
+    assert train(load_recipe(str(recipe), [*overrides, "steps=3"]), tmp_path)
+    lines = log(tmp_path)
+    assert len(lines) == 3 and all(math.isfinite(line["loss"]) for line in lines)
+
+
+def test_other_settings_in_the_same_folder_are_refused_by_name(recipe, tmp_path):
+    assert train(load_recipe(str(recipe), ["steps=2"]), tmp_path)
+    with pytest.raises(RunFolderError, match=r"g_max = 20, now it is 5; use --fresh"):
+        train(load_recipe(str(recipe), ["steps=2", "g_max=5"]), tmp_path)
+    assert train(load_recipe(str(recipe), ["steps=2", "g_max=5"]), tmp_path, fresh=True)
+    assert json.loads((tmp_path / "e2_config.json").read_text())["g_max"] == 5
+
+
+def test_a_batch_that_cannot_be_divided_is_refused(recipe, tmp_path):
+    with pytest.raises(E2BenchError, match="batch_size 4 is not a multiple of micro_batch 3"):
+        train(load_recipe(str(recipe), ["micro_batch=3"]), tmp_path)
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(recipe, tmp_path, capsys):
+    main(str(recipe), ["steps=1000"], dry_run=True, out=tmp_path / "none")
+    printed = capsys.readouterr().out
+    assert "1,000 of 4 rows" in printed and "128 a step, 128,000 in all" in printed
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_losses_of_one(recipe, finished, tmp_path):
+    script = tmp_path / "run.py"
+    script.write_text(RUN)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29611"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    overrides = ["micro_batch=2"]
+    subprocess.run([*command, str(script), str(recipe), str(tmp_path / "two"), *overrides], env=environment, check=True)
+    one, two = ([line["loss"] for line in log(folder)] for folder in (finished, tmp_path / "two"))
+    assert two == pytest.approx(one, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_a_profile_compares_training_at_the_long_window_with_e2_at_the_short_one(recipe, tmp_path):
+    main(str(recipe), [], profile=True, out=tmp_path)
+    measured = json.loads((tmp_path / "profile.json").read_text())
+    assert [(case["method"], case["length"], case["window"]) for case in measured] == [
+        ("pi", 64, 64),
+        ("e2", 32, 64),
+        ("pi", 128, 128),
+        ("e2", 32, 128),
+        ("pi", 256, 256),
+        ("e2", 32, 256),
+    ]
+    assert all(case["seconds_per_step"] > 0 and case["peak_bytes"] > 2**20 for case in measured)
+
+
+@pytest.mark.slow
+@pytest.mark.smollm2
+def test_smollm2_learns_with_adapters(smollm2, recipe, tmp_path):
+    data = load_recipe(str(recipe)).data[0].files[0]
+    overrides = [f"base={smollm2}", f"data=[{{files: [{data}]}}]", "steps=20", "train_window=128", "batch_size=1"]
+    assert train(load_recipe("smollm2", [*overrides, "warmup_steps=2", "log_every=1", "save_every=20"]), tmp_path)
+    losses = [line["loss"] for line in log(tmp_path)]
+    assert len(losses) == 20 and sum(losses[-5:]) < sum(losses[:5])
+    assert (tmp_path / "adapter_model.safetensors").exists()
