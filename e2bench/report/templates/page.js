@@ -146,7 +146,7 @@ class Browser {
     const line = element("div");
     line.append(element("span", "score", row.score === null ? "–" : row.score.toFixed(1)));
     line.append(element("span", "", this.tasks[row.task]), element("span", "where", ` · ${this.runs[row.run]}`));
-    item.append(line, element("div", "where", row.prediction.slice(0, 160).replace(/\s+/g, " ") || "(empty)"));
+    item.append(line, element("div", "where", row.prediction.trim().slice(0, 160).replace(/\s+/g, " ") || "(empty or white space)"));
     return item;
   }
 
