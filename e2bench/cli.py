@@ -147,6 +147,30 @@ def report(
 
 
 @app.command()
+@with_common
+def quickstart(common: Common) -> None:
+    """The whole bench in miniature on the embedded model, offline, ending in a report."""
+    from e2bench.commands.quickstart import run
+
+    run(common)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of one that comes with e2bench.")],
+    settings: Annotated[list[str] | None, typer.Argument(help="key=value: settings that replace the recipe's.")] = None,
+    out: Annotated[Path | None, Flag("--out", "-o", help="Folder of checkpoints. Default: the recipe's.")] = None,
+    fresh: Annotated[bool, Flag("--fresh", help="Drop what an earlier run left in the folder.")] = False,
+    dry_run: Annotated[bool, Flag("--dry-run", help="Print the plan and stop.")] = False,
+    profile: Annotated[bool, Flag("--profile", help="Measure memory and time per step, PI against E².")] = False,
+) -> None:
+    """E² fine-tuning, its ablations and rivals."""
+    from e2bench.train.finetune import main as finetune
+
+    finetune(recipe, settings or [], dry_run=dry_run, profile=profile, out=out, fresh=fresh)
+
+
+@app.command()
 def data(name: Annotated[str, typer.Argument(help="longbench or proof-pile.")]) -> None:
     """Fetch a public data set into the cache, verified."""
     from e2bench.data import fetch

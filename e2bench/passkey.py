@@ -49,7 +49,7 @@ INTEGER = re.compile(r"\d+")
 
 @dataclass(frozen=True)
 class Cell:
-    """One trial: where the key stands in the filler (0 first, 1 last); `length` tokens of prompt and answer together."""
+    """One trial: where the key stands in the filler (0 first, 1 last); prompt and answer have `length` tokens."""
 
     length: int
     depth: float

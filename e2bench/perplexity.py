@@ -179,7 +179,7 @@ def _cell_line(
         total = float(part.double().sum())
         if not math.isfinite(total):
             raise RunFailed(
-                f"document {cell.document}: the loss at window {cell.window}, scale {cell.scaling.factor:g} is {total}, "
+                f"document {cell.document}: the loss at window {cell.window}, g {cell.scaling.factor:g} is {total}: "
                 "not a finite number; try --dtype float32"
             )
         nll_sum += total
