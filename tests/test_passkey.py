@@ -1,0 +1,122 @@
+"""Passkey: prompts of exact length, keys that depend on their cell alone, the two criteria, shared prefixes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from e2bench.errors import E2BenchError
+from e2bench.model import Model
+from e2bench.passkey import (
+    FILLER,
+    QUESTION,
+    SPARE,
+    TASK,
+    _line,
+    build_prompt,
+    depths_of,
+    first_integer,
+    key_of,
+    make_cells,
+    measure,
+    settled,
+)
+from e2bench.processes import Processes
+from e2bench.records import RunFolder, manifest, read_rows
+from e2bench.rope import RopeScaling
+from e2bench.summary import passkey, wilson
+
+GRID = [(160, RopeScaling("linear", 2)), (321, RopeScaling("linear", 3))]
+
+
+@given(tokens=st.integers(150, 900), depth=st.floats(0, 1), key=st.integers(10000, 99999))
+@settings(max_examples=60, deadline=None)
+def test_a_prompt_has_exactly_its_target_of_tokens(tiny_model: Model, tokens: int, depth: float, key: int) -> None:
+    ids = build_prompt(tiny_model, tokens, depth, str(key))
+    assert len(ids) == tokens
+
+
+def test_filler_is_whole_sentences_and_the_key_is_said_twice(tiny_model: Model) -> None:
+    text = tiny_model.decode(build_prompt(tiny_model, 400, 0.5, "48213")).strip()
+    task, before, line, after, question = text.split("\n")
+    assert (task.strip(), question) == (TASK, QUESTION)
+    assert line.count("48213") == 2
+    for part in (before, after):
+        sentences = part.replace(". ", ".|").split("|")
+        assert set(sentences) <= {*FILLER, *SPARE}
+    assert abs(len(before) - len(after)) < 120  # in the middle
+
+
+def test_a_length_too_short_for_the_parts_is_refused(tiny_model: Model) -> None:
+    with pytest.raises(E2BenchError, match="passkey prompt has at least"):
+        build_prompt(tiny_model, 20, 0.5, "12345")
+
+
+def test_a_cells_key_depends_on_the_cell_alone() -> None:
+    keys = {
+        (length, depth, trial): key_of(0, length, depth, trial)
+        for length in (1, 2)
+        for depth in (0.0, 0.5)
+        for trial in (0, 1)
+    }
+    assert len(set(keys.values())) == len(keys)
+    assert all(len(key) == 5 and key[0] != "0" for key in keys.values())
+    assert key_of(0, 1, 0.5, 1) == keys[1, 0.5, 1]
+    assert key_of(1, 1, 0.5, 1) != keys[1, 0.5, 1]
+
+
+def test_depths_are_evenly_spaced_from_first_to_last() -> None:
+    assert depths_of(11) == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+    assert depths_of(1) == [0.0]
+
+
+@pytest.mark.parametrize(
+    ("pred", "success"),
+    [(" 12345. It", True), ("the key 12345", True), (" 123456", False), (" 1234", False), ("", False), ("no", False)],
+)
+def test_success_is_the_first_integer_being_the_key(pred: str, success: bool) -> None:
+    assert (first_integer(pred) == "12345") is success
+
+
+def test_settled_waits_for_the_end_of_the_first_number() -> None:
+    assert not settled(" 1234")
+    assert settled(" 12345.")
+    assert not settled("no number. ")
+
+
+def test_the_strict_criterion_is_the_keys_own_ids(tiny_model: Model) -> None:
+    cell = next(iter(make_cells(tiny_model, GRID[:1], depths=[0.0], trials=1, seed=0)))
+    own = list(cell.answer_ids)
+    assert tiny_model.decode(own).strip() == cell.key
+    assert _line(cell, f" {cell.key}.", [*own, 5])["strict"]
+    assert not _line(cell, f" {cell.key}.", [5, *own])["strict"]
+
+
+def test_sharing_prefixes_gives_the_answers_of_single_prompts(tiny_model: Model, tmp_path: Path) -> None:
+    cells = list(make_cells(tiny_model, GRID, depths=depths_of(3), trials=2, seed=0))
+    contents = manifest("passkey", settings={}, resolved={})
+    with RunFolder(tmp_path / "run", contents) as folder:
+        measure(tiny_model, cells, folder, Processes(), early_stop=False)
+    rows = read_rows(tmp_path / "run" / "passkey.jsonl")
+    assert [row["tokens"] for row in rows] == [length - 16 for length, _ in GRID for _ in range(6)]
+    for row, cell in zip(rows, cells, strict=True):
+        from e2bench.model import Prompt
+
+        ((_, alone),) = tiny_model.generate([Prompt(cell.ids, 16)], cell.scaling)
+        assert row["pred"] == alone.text
+
+
+def test_accuracy_has_wilsons_interval(tmp_path: Path) -> None:
+    base = {"length": 512, "scale": 1, "depth": 0.0, "strict": False}
+    lines = [{**base, "trial": t, "success": t < 8} for t in range(10)]
+    (tmp_path / "passkey.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (entry,) = passkey(tmp_path)["lengths"]
+    assert entry["accuracy"] == 0.8
+    # Wilson 1927 for 8 of 10 at 95 %: 0.4902 to 0.9433 (any textbook's table)
+    assert entry["interval"] == pytest.approx([0.4902, 0.9433], abs=1e-4)
+    assert wilson(0, 10)[0] == 0.0
+    assert wilson(10, 10)[1] == 1.0
