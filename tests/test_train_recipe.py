@@ -60,7 +60,7 @@ def test_unknown_keys_are_refused_with_a_suggestion():
         build_recipe({**MINIMAL, "lora": {"rnak": 4}})
     with pytest.raises(UnknownName, match="unknown recipe 'tiny-e3'; did you mean 'tiny-e2'"):
         load_recipe("tiny-e3")
-    with pytest.raises(DataError, match="folder/none.yaml does not exist"):
+    with pytest.raises(DataError, match=r"folder/none\.yaml does not exist"):
         load_recipe("folder/none.yaml")
 
 

@@ -1,0 +1,211 @@
+"""The paper's argument in miniature, from nothing: `python -m e2bench.train.reproduce`, or `make reproduce`.
+
+Data, models, measurements, report: every step is a command of minutes, is skipped when its result is there, and goes on
+where it was interrupted. Arguments are names of steps (default: all); `--list` prints them with their state.
+Weights go to `results/train/`, measurements to `results/tiny/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from e2bench.errors import RunFailed, UnknownName
+
+WEIGHTS, RESULTS = Path("results/train"), Path("results/tiny")
+DATA = WEIGHTS / "tiny-data"
+TOKENIZER = DATA / "tokenizer"
+VOCAB_SIZE = 2048
+RETRIEVAL = (  # file, longest sample, tokens in all, seed
+    ("retrieval-128.jsonl", 128, 1_500_000, 128),
+    ("retrieval.jsonl", 512, 8_000_000, 0),
+    ("retrieval-1024.jsonl", 1024, 2_000_000, 1024),
+    ("retrieval-2048.jsonl", 2048, 2_000_000, 2048),
+    ("retrieval-4096.jsonl", 4096, 2_000_000, 4096),
+)
+NATIVE = 512  # L
+LENGTHS = "512..8k"  # L … 16 L
+SEEDS = (2, 3, 4)
+
+
+@dataclass(frozen=True)
+class Step:
+    """run: does the work.    done: the file that is there afterwards, written last."""
+
+    name: str
+    run: Callable[[], None]
+    done: Path
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A rival or an ablation: what it changes in `tiny-ablation.yaml`."""
+
+    name: str
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        return WEIGHTS / f"tiny-{self.name}"
+
+
+def _position_interpolation(scale: int) -> Variant:
+    """PI trains at the window that it extends to, on retrieval samples of that length; tokens a step stay the same."""
+    window = scale * NATIVE
+    rows = max(1, 8 // scale)
+    return Variant(
+        f"pi-{scale}",
+        (
+            "method=pi",
+            f"scale={scale}",
+            f"train_window={window}",
+            f"batch_size={rows}",
+            f"micro_batch={rows}",
+            f"data.1.files=[{DATA / f'retrieval-{window}.jsonl'}]",
+        ),
+    )
+
+
+VARIANTS = (
+    Variant("e2-short"),
+    Variant("no-offset", ("offset=false",)),
+    Variant("no-scale", ("scale=2", "train_window=1024", "batch_size=4", "micro_batch=4")),  # R = 2 L, so t_max = 0
+    Variant("gmax-5", ("g_max=5",)),
+    Variant("gmax-10", ("g_max=10",)),
+    Variant("gmax-30", ("g_max=30",)),
+    *(_position_interpolation(scale) for scale in (2, 4, 8)),
+    Variant("pose-8", ("method=pose", "scale=8")),
+    Variant("none", ("method=none",)),
+)
+
+
+def make_data() -> None:
+    """Corpus, tokenizer and retrieval samples."""
+    from e2bench.train.corpus import write_corpus
+    from e2bench.train.retrieval import retrieval_document, write_retrieval
+    from e2bench.train.tokenizer import train_tokenizer
+
+    write_corpus(DATA, seed=0)
+    with (DATA / "corpus.jsonl").open(encoding="utf-8") as file:
+        texts = (json.loads(line)["text"] for line in file)
+        samples = (retrieval_document(0, index, NATIVE).text for index in range(4000))
+        tokenizer = train_tokenizer(itertools.chain(texts, samples), VOCAB_SIZE, TOKENIZER)
+    for file_name, longest, tokens, seed in RETRIEVAL:
+        write_retrieval(DATA / file_name, tokenizer, seed=seed, tokens=tokens, max_tokens=longest)
+
+
+def embed() -> None:
+    """Put the E²-tuned model into the package."""
+    from e2bench.train.embed import embed_model
+
+    embed_model(WEIGHTS / "tiny-e2", DATA / "corpus.json", Path("e2bench/assets/tiny"))
+
+
+def command(*arguments: str) -> Callable[[], None]:
+    """An `e2bench` command in a process of its own, its output shown."""
+
+    def run() -> None:
+        status = subprocess.run([sys.executable, "-m", "e2bench", *arguments], check=False).returncode
+        if status:
+            line = f"e2bench {' '.join(arguments)}"
+            raise RunFailed(f"`{line}` ended with status {status}; run this step again to go on")
+
+    return run
+
+
+def training(recipe: str, folder: Path, *overrides: str) -> Step:
+    """Train `recipe` into `folder`."""
+    name = f"train-{folder.name.removeprefix('tiny-')}"
+    return Step(name, command("train", recipe, *overrides, "--out", str(folder)), folder / "e2_config.json")
+
+
+def measuring(experiment: str, name: str, model: Path, *options: str) -> Step:
+    """Run `experiment` on a model into `results/tiny/EXPERIMENT-NAME`."""
+    out = RESULTS / f"{experiment}-{name}"
+    data = ("--data", str(DATA / "held_out.jsonl")) if experiment == "ppl" else ()
+    options = ("--model", str(model), "--dtype", "float32", *data, *options, "--out", str(out))
+    return Step(f"{experiment}-{name}", command(experiment, *options), out / "scores.json")
+
+
+def main_results() -> Iterator[Step]:
+    """Table 3, Figures 5 and 7, passkey grids, extrapolation at scale 1: base and E², one set of weights each."""
+    base, e2 = WEIGHTS / "tiny-base", WEIGHTS / "tiny-e2"
+    yield measuring("ppl", "base", base, "--lengths", LENGTHS, "--extrapolate")
+    for method in ("linear", "ntk", "yarn"):
+        yield measuring("ppl", f"base-{method}", base, "--lengths", LENGTHS, "--method", method, "--scale", "auto")
+    yield measuring("ppl", "e2", e2, "--lengths", LENGTHS, "--scale", "auto")
+    yield measuring("ppl", "e2-scales", e2, "--lengths", LENGTHS, "--scale", "1,4,8,16")
+    yield measuring("ppl", "e2-extrapolate", e2, "--lengths", LENGTHS, "--extrapolate")
+    for beyond in (20, 30, 40, 50):
+        yield measuring("ppl", f"e2-{beyond}", e2, "--lengths", "4k..16k", "--docs", "2", "--scale", str(beyond))
+    for name, model, scale in (("base", base, "1"), ("base-linear", base, "auto"), ("e2", e2, "auto")):
+        yield measuring("passkey", name, model, "--lengths", LENGTHS, "--scale", scale)
+
+
+def steps_of_training() -> Iterator[Step]:
+    """Figure 4: perplexity and passkey at 8 L after every 200 steps."""
+    for step in range(200, 1601, 200):
+        checkpoint = WEIGHTS / "tiny-e2" / f"checkpoint-{step}"
+        yield measuring("ppl", f"e2-step-{step}", checkpoint, "--lengths", "4k", "--scale", "8")
+        yield measuring("passkey", f"e2-step-{step}", checkpoint, "--lengths", "4k", "--scale", "8")
+
+
+def variants() -> Iterator[Step]:
+    """Tables 4 and 5 and the rivals, three seeds: trained, measured at 8 L (with a fixed g at g·L)."""
+    for seed, variant in itertools.product(SEEDS, VARIANTS):
+        name = f"{variant.name}-seed-{seed}"
+        folder = WEIGHTS / f"tiny-{name}"
+        yield training("tiny-ablation", folder, *variant.overrides, f"seed={seed}")
+        fixed = next((int(o.removeprefix("scale=")) for o in variant.overrides if o.startswith("scale=")), 8)
+        shared = ("--lengths", str(fixed * NATIVE), "--scale", str(fixed))
+        yield measuring("ppl", name, folder, *shared)
+        yield measuring("passkey", name, folder, *shared)
+
+
+def all_steps() -> list[Step]:
+    """Every step, in order."""
+    return [
+        Step("data", make_data, DATA / RETRIEVAL[-1][0]),
+        training("tiny-copy", WEIGHTS / "tiny-copy"),
+        training("tiny-base", WEIGHTS / "tiny-base"),
+        training("tiny-e2", WEIGHTS / "tiny-e2"),
+        Step("embed", embed, Path("e2bench/assets/tiny/README.md")),
+        *main_results(),
+        *steps_of_training(),
+        Step("profile", command("train", "tiny-ablation", "--profile", "--out", str(RESULTS / "profile")),
+             RESULTS / "profile" / "profile.json"),
+        *variants(),
+        Step("report", command("report", str(RESULTS), "--out", str(RESULTS / "report")),
+             RESULTS / "report" / "index.html"),
+    ]  # fmt: skip
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the steps named, or all that are not done."""
+    parser = argparse.ArgumentParser(prog="python -m e2bench.train.reproduce", description=__doc__)
+    parser.add_argument("steps", nargs="*", help="names of steps; default: all")
+    parser.add_argument("--list", action="store_true", help="print the steps and whether they are done")
+    options = parser.parse_args(arguments)
+    steps = {step.name: step for step in all_steps()}
+    for name in options.steps:
+        if name not in steps:
+            raise UnknownName("step", name, list(steps))
+    console = Console()
+    for step in steps.values():
+        if options.list:
+            console.print(f"{'done' if step.done.exists() else '    '}  {step.name}")
+        elif (not options.steps or step.name in options.steps) and not step.done.exists():
+            console.rule(step.name)
+            step.run()
+
+
+if __name__ == "__main__":
+    main()
