@@ -20,6 +20,7 @@ from torch import Tensor
 from e2bench.errors import E2BenchError, ModelError
 from e2bench.kvcache import ATTENTION, KVCache, ragged
 from e2bench.loading import ModelSpec, load_weights
+from e2bench.records import read_json
 from e2bench.rope import RopeScaling, RopeSwitch, checkpoint_scaling, native_window, text_config
 
 CHUNK_TOKENS = 4096  # of a prefill; bounds activations, not results
@@ -146,7 +147,9 @@ class Model:
         return digest.hexdigest()
 
     def describe(self) -> dict[str, Any]:
-        """The `model` part of run.json."""
+        """The `model` part of run.json; of a checkpoint made by `e2bench train` with its e2_config.json."""
+        trained = Path(self.path) / "e2_config.json"
+        e2 = {"e2": read_json(trained)} if trained.is_file() else {}
         return {
             "name": self.name,
             "path": self.path,
@@ -155,6 +158,7 @@ class Model:
             "parameters": sum(p.numel() for p in self.hf.parameters()),
             "native_window": self.native_window,
             "vocab_size": self.vocab_size,
+            **e2,
         }
 
     # text

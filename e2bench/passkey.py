@@ -91,9 +91,11 @@ def build_prompt(codec: Codec, tokens: int, depth: float, key: str) -> list[int]
     Raises E2BenchError when the parts alone are longer, or no mix of filler sentences meets the number.
     """
 
-    def ids_of(sentences: Sequence[str]) -> list[int]:
+    def ids_of(sentences: Sequence[str], spare: Sequence[str] = ()) -> list[int]:
         cut = round(depth * len(sentences))
-        parts = (TASK, " ".join(sentences[:cut]), KEY_LINE.format(key=key), " ".join(sentences[cut:]), QUESTION)
+        before, after = list(sentences[:cut]), list(sentences[cut:])
+        (after or before).extend(spare)  # behind other sentences, so that each adds the same tokens anywhere
+        parts = (TASK, " ".join(before), KEY_LINE.format(key=key), " ".join(after), QUESTION)
         return codec.encode("\n".join(part for part in parts if part))
 
     bare = len(ids_of([]))
@@ -102,15 +104,15 @@ def build_prompt(codec: Codec, tokens: int, depth: float, key: str) -> list[int]
             f"a passkey prompt has at least {bare} tokens, {tokens} were asked for; give longer --lengths"
         )
     block = len(ids_of(FILLER * 3)) - len(ids_of(FILLER * 2))
-    sentences = list(FILLER) * max(0, (tokens - bare) // block)
+    sentences = list(FILLER) * ((tokens - bare) // block)
     while sentences and len(ids_of(sentences)) > tokens:
         sentences.pop()
-    costs = {s: len(ids_of([*FILLER, s, *FILLER])) - len(ids_of([*FILLER, *FILLER])) for s in (*SPARE, *FILLER)}
+    costs = {sentence: len(ids_of(FILLER, [sentence])) - len(ids_of(FILLER)) for sentence in (*SPARE, *FILLER)}
     for dropped in range(min(len(sentences), 2 * len(FILLER)) + 1):
         kept = sentences[: len(sentences) - dropped]
         need = tokens - len(ids_of(kept))
         for slack in (0, -1, 1, -2, 2):  # tokens that merge across a border make a sum off by one or two
-            ids = ids_of([*kept, *_mix(need + slack, costs)])
+            ids = ids_of(kept, _mix(need + slack, costs))
             if len(ids) == tokens:
                 return ids
     raise E2BenchError(f"no mix of filler sentences gives a prompt of exactly {tokens} tokens with this tokenizer")

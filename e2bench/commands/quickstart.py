@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from e2bench.commands import longbench, passkey, ppl
+from e2bench.data import cache_folder
 from e2bench.options import Common
 from e2bench.report import write_report
 from e2bench.session import say
@@ -20,7 +21,7 @@ def run(common: Common) -> None:
     began = time.monotonic()
     out = common.out or Path("results") / "quickstart"
     common = replace(common, scale=common.scale or "auto")
-    data = write_longbench(out / "data")
+    data = write_longbench(cache_folder() / "demo" / "longbench")
     say("1 of 4: LongBench's 21 tasks on demo data (the scores show that the bench works, nothing else)")
     longbench.run(
         replace(common, out=out / "longbench", window=common.window or "2k"),
