@@ -119,4 +119,4 @@ def test_accuracy_has_wilsons_interval(tmp_path: Path) -> None:
     # Wilson 1927 for 8 of 10 at 95 %: 0.4902 to 0.9433 (any textbook's table)
     assert entry["interval"] == pytest.approx([0.4902, 0.9433], abs=1e-4)
     assert wilson(0, 10)[0] == 0.0
-    assert wilson(10, 10)[1] == 1.0
+    assert wilson(10, 10)[1] == pytest.approx(1.0)
