@@ -55,10 +55,9 @@ def _download(archive: Archive) -> tuple[Path, str]:
         path = hf_hub_download(archive.repo, archive.filename, repo_type="dataset", revision=archive.revision)
         if archive.sha256 is not None:
             return Path(path), archive.sha256
-        info = HfApi().get_paths_info(archive.repo, [archive.filename], repo_type="dataset", revision=archive.revision)[
-            0
-        ]
-        return Path(path), info.lfs.sha256 if info.lfs else ""
+        infos = HfApi().get_paths_info(archive.repo, [archive.filename], repo_type="dataset", revision=archive.revision)
+        lfs = getattr(infos[0], "lfs", None)
+        return Path(path), lfs.sha256 if lfs else ""
     except Exception as error:  # the hub client raises many kinds, offline ones among them
         reason = " ".join(str(error).split())[:200]
         raise DataError(

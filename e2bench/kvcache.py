@@ -28,6 +28,8 @@ class KVLayer(CacheLayerMixin):
 
     is_sliding = False
     is_croppable = True
+    keys: Any  # a Tensor once allocated
+    values: Any
 
     def __init__(self, rows: int, capacity: int) -> None:
         super().__init__()
@@ -95,6 +97,8 @@ class KVLayer(CacheLayerMixin):
 
 class KVCache(Cache):
     """One `KVLayer` a model layer. `rows` sequences of at most `capacity` tokens."""
+
+    layers: list[Any]  # KVLayer
 
     def __init__(self, layers: int, *, rows: int = 1, capacity: int) -> None:
         super().__init__(layers=[KVLayer(rows, capacity) for _ in range(layers)])

@@ -64,9 +64,11 @@ def native_window(config: PretrainedConfig) -> int:
     linearly keeps L in `max_position_embeddings` (Vicuna's and our own convention, which vLLM also assumes).
     """
     text = text_config(config)
-    original = rope_config(config).get("original_max_position_embeddings") or getattr(
-        text, "original_max_position_embeddings", None
-    )
+    original = None
+    if checkpoint_scaling(config):  # without one the field is a class's default (Phi-3's 4,096), whatever L is
+        original = rope_config(config).get("original_max_position_embeddings") or getattr(
+            text, "original_max_position_embeddings", None
+        )
     window = original or getattr(text, "max_position_embeddings", None)
     if not window:
         raise ModelError(
@@ -91,7 +93,7 @@ def scale_for_window(window: int, native: int) -> int:
 
 
 def inverse_frequencies(
-    rotary: nn.Module, scaling: RopeScaling, *, native: int, length: int | None = None, layer_type: str | None = None
+    rotary: Any, scaling: RopeScaling, *, native: int, length: int | None = None, layer_type: str | None = None
 ) -> tuple[torch.Tensor, float]:
     """Inverse frequencies (d/2,) float32 and the factor on cos and sin, from transformers' own RoPE code.
 
@@ -137,7 +139,7 @@ def _float32(computed: tuple[torch.Tensor, float]) -> tuple[torch.Tensor, float]
 class _Slot:
     """One set of frequencies inside a rotary module: the whole module, or one layer type of it."""
 
-    module: nn.Module
+    module: Any  # its attributes are not nn.Module's own
     layer_type: str | None
     inv_freq: torch.Tensor
     attention_scaling: float
@@ -167,13 +169,16 @@ class RopeSwitch:
     def __init__(self, model: nn.Module, native: int) -> None:
         self.native = native
         self.scaling: RopeScaling | None = None
-        self._slots = [slot for module in rotary_modules(model) for slot in _slots(module)]
-        if not self._slots:
+        self._length: int | None = None
+        slots = [slot for module in rotary_modules(model) for slot in _slots(module)]
+        if not slots:
             kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
             raise ModelError(f"{kind!r} has no rotary positions (RoPE): a scale means nothing to it; use a RoPE model")
-        for slot in self._slots:
+        for slot in slots:
             if slot.inv_freq.dtype.itemsize < 4:  # rounded by .to(bfloat16) or .half(): up to 3.4 rad at 65,535
                 slot.inv_freq = self._rebuilt(slot)
+                slot.write(slot.inv_freq, slot.attention_scaling, slot.rope_type)
+        self._slots = [slot for slot in slots if slot.layer_type == SCALED_LAYERS] or slots
         self.restore()
 
     def _rebuilt(self, slot: _Slot) -> torch.Tensor:
@@ -194,7 +199,7 @@ class RopeSwitch:
                 slot.module, scaling, native=self.native, length=length, layer_type=slot.layer_type
             )
             slot.write(inv_freq, attention_scaling, "default")
-        self.scaling = scaling
+        self.scaling, self._length = scaling, length
         return None
 
     def restore(self) -> None:
@@ -206,12 +211,12 @@ class RopeSwitch:
     @contextmanager
     def using(self, scaling: RopeScaling, length: int | None = None) -> Iterator[None]:
         """`set` on entry; what was in force before, on exit."""
-        before = self.scaling
+        before, before_length = self.scaling, self._length
         self.set(scaling, length)
         try:
             yield
         finally:
-            self.restore() if before is None else self.set(before)
+            self.restore() if before is None else self.set(before, before_length)
 
     def in_force(self) -> list[float]:
         """The inverse frequencies now in the first scaled rotary module."""
@@ -224,10 +229,9 @@ def rotary_modules(model: nn.Module) -> list[nn.Module]:
     return [m for m in model.modules() if hasattr(m, "rope_type") and hasattr(m, "config")]
 
 
-def _slots(module: nn.Module) -> Iterator[_Slot]:
+def _slots(module: Any) -> Iterator[_Slot]:
     if isinstance(module.rope_type, dict):
-        scaled = [t for t in module.rope_type if t == SCALED_LAYERS] or list(module.rope_type)
-        for layer_type in scaled:
+        for layer_type in module.rope_type:
             yield _Slot(
                 module,
                 layer_type,

@@ -1,0 +1,303 @@
+"""Rotary scaling: switching g in place equals loading with g, to the bit, on every family of models."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    OlmoConfig,
+    Phi3Config,
+    PretrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from e2bench.errors import E2BenchError, ModelError, UnknownName
+from e2bench.rope import (
+    RopeScaling,
+    RopeSwitch,
+    checkpoint_scaling,
+    inverse_frequencies,
+    native_window,
+    rope_config,
+    rotary_modules,
+    scale_for_window,
+)
+
+L = 64
+SIZES: dict[str, Any] = {
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": L,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+GROUPED = {**SIZES, "num_key_value_heads": 2}
+CONFIGS: dict[str, PretrainedConfig] = {
+    "llama": LlamaConfig(**GROUPED),
+    "mistral": MistralConfig(**GROUPED, sliding_window=16),
+    "qwen2": Qwen2Config(**GROUPED),
+    "qwen3": Qwen3Config(**GROUPED, head_dim=8),
+    # every sixth layer is full_attention: the only kind whose RoPE is scaled
+    "gemma3": Gemma3TextConfig(**{**GROUPED, "num_hidden_layers": 6}, head_dim=8, sliding_window=16),
+    "phi3": Phi3Config(**GROUPED),
+    "gpt_neox": GPTNeoXConfig(**SIZES, rotary_pct=0.5),
+    "olmo": OlmoConfig(**GROUPED),
+}
+FAMILIES = pytest.mark.parametrize("family", CONFIGS)
+
+
+def build(config: PretrainedConfig) -> Any:
+    """A random model of a fixed seed; models of configs that differ in RoPE alone have the same weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        return AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=torch.float32).eval()
+
+
+def with_rope(config: PretrainedConfig, **new: Any) -> PretrainedConfig:
+    """A copy of a config with other RoPE parameters, theta kept."""
+    config = copy.deepcopy(config)
+    if "full_attention" in config.rope_parameters:
+        config.rope_parameters["full_attention"].update(new)
+    else:
+        config.rope_parameters = {**config.rope_parameters, **new}
+    return config
+
+
+@torch.inference_mode()
+def logits(model: Any, tokens: int = 3 * L) -> torch.Tensor:
+    ids = torch.arange(tokens)[None] * 7 % model.config.vocab_size
+    return model(input_ids=ids, use_cache=False).logits
+
+
+@FAMILIES
+def test_a_switch_in_place_equals_loading_with_that_factor_to_the_bit(family: str) -> None:
+    config = CONFIGS[family]
+    loaded = logits(build(with_rope(config, rope_type="linear", factor=3.0)))
+    model = build(config)
+    RopeSwitch(model, L).set(RopeScaling("linear", 3))
+    assert torch.equal(logits(model), loaded)
+
+
+@FAMILIES
+def test_restoring_leaves_a_difference_of_zero(family: str) -> None:
+    model = build(CONFIGS[family])
+    before = logits(model)
+    switch = RopeSwitch(model, L)
+    with switch.using(RopeScaling("yarn", 4)):
+        assert not torch.equal(logits(model), before)
+        with switch.using(RopeScaling("linear", 2)):
+            pass
+        assert switch.scaling == RopeScaling("yarn", 4)
+    assert torch.equal(logits(model), before)
+
+
+@FAMILIES
+def test_the_native_window_is_read_from_every_family(family: str) -> None:
+    assert native_window(CONFIGS[family]) == L
+
+
+@pytest.mark.parametrize(("method", "rope_type"), [("yarn", "yarn"), ("dynamic", "dynamic")])
+def test_other_methods_equal_transformers_own(method: str, rope_type: str) -> None:
+    config = CONFIGS["llama"]
+    new = {"rope_type": rope_type, "factor": 4.0} | (
+        {"original_max_position_embeddings": L} if method == "yarn" else {}
+    )
+    extended = with_rope(config, **new)
+    if method == "yarn":
+        extended.max_position_embeddings = 4 * L
+    model = build(config)
+    RopeSwitch(model, L).set(RopeScaling(method, 4), 3 * L)
+    assert torch.equal(logits(model), logits(build(extended)))
+
+
+def test_ntk_raises_the_base_by_the_published_power() -> None:
+    rotary = rotary_modules(build(CONFIGS["llama"]))[0]
+    found, on_cos = inverse_frequencies(rotary, RopeScaling("ntk", 4), native=L)
+    d = 8
+    base = 10000 * 4 ** (d / (d - 2))  # bloc97's NTK-aware base
+    want = 1 / base ** (torch.arange(0, d, 2, dtype=torch.float64) / d)
+    torch.testing.assert_close(found.double(), want, rtol=1e-6, atol=0)
+    assert on_cos == 1.0
+
+
+@given(factor=st.integers(1, 64))
+def test_linear_frequencies_are_the_plain_ones_divided(factor: int) -> None:
+    rotary = rotary_modules(MODEL)[0]
+    plain, _ = inverse_frequencies(rotary, RopeScaling("none", 1), native=L)
+    found, _ = inverse_frequencies(rotary, RopeScaling("linear", factor), native=L)
+    assert torch.equal(found, plain / factor)
+
+
+MODEL = build(CONFIGS["llama"])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_that_was_cast_gets_its_exact_frequencies_again(dtype: torch.dtype) -> None:
+    exact = rotary_modules(build(CONFIGS["llama"]))[0].inv_freq.clone()
+    model = build(CONFIGS["llama"]).to(dtype)
+    rotary = rotary_modules(model)[0]
+    assert rotary.inv_freq.dtype == dtype and not torch.equal(rotary.inv_freq.float(), exact)  # the trap is there
+    switch = RopeSwitch(model, L)
+    assert rotary.inv_freq.dtype == torch.float32
+    assert torch.equal(rotary.inv_freq, exact)
+    switch.set(RopeScaling("linear", 4))
+    assert torch.equal(rotary.inv_freq, exact / 4)
+
+
+def test_a_cast_gemma_gets_exact_frequencies_in_its_full_attention_layers() -> None:
+    exact = rotary_modules(build(CONFIGS["gemma3"]))[0].full_attention_inv_freq.clone()
+    model = build(CONFIGS["gemma3"]).to(torch.bfloat16)
+    RopeSwitch(model, L).set(RopeScaling("linear", 2))
+    assert torch.equal(rotary_modules(model)[0].full_attention_inv_freq, exact / 2)
+
+
+def test_a_cast_gemma_gets_exact_frequencies_in_its_sliding_layers_too() -> None:
+    exact = rotary_modules(build(CONFIGS["gemma3"]))[0].sliding_attention_inv_freq.clone()
+    model = build(CONFIGS["gemma3"]).to(torch.bfloat16)
+    RopeSwitch(model, L)
+    assert torch.equal(rotary_modules(model)[0].sliding_attention_inv_freq, exact)
+
+
+def test_scaling_leaves_sliding_layers_alone() -> None:
+    model = build(CONFIGS["gemma3"])
+    rotary = rotary_modules(model)[0]
+    before = rotary.sliding_attention_inv_freq.clone()
+    RopeSwitch(model, L).set(RopeScaling("linear", 8))
+    assert torch.equal(rotary.sliding_attention_inv_freq, before)
+
+
+def test_a_linearly_scaled_checkpoint_restores_to_its_own_factor() -> None:
+    model = build(with_rope(CONFIGS["llama"], rope_type="linear", factor=4.0))
+    own = logits(model)
+    switch = RopeSwitch(model, L)
+    switch.set(RopeScaling("none", 1))
+    assert torch.equal(logits(model), logits(build(CONFIGS["llama"])))
+    switch.set(RopeScaling("linear", 2))
+    assert torch.equal(logits(model), logits(build(with_rope(CONFIGS["llama"], rope_type="linear", factor=2.0))))
+    switch.restore()
+    assert torch.equal(logits(model), own)
+
+
+def test_dynamic_does_not_depend_on_what_was_run_before() -> None:
+    model = build(CONFIGS["llama"])
+    switch = RopeSwitch(model, L)
+    switch.set(RopeScaling("dynamic", 4), 2 * L)
+    first = logits(model, 2 * L)
+    switch.set(RopeScaling("dynamic", 4), 4 * L)
+    assert not torch.equal(logits(model, 2 * L), first)
+    switch.set(RopeScaling("dynamic", 4), 2 * L)
+    assert torch.equal(logits(model, 2 * L), first)
+
+
+def test_dynamic_inside_another_dynamic_comes_back_with_its_own_length() -> None:
+    model = build(CONFIGS["llama"])
+    switch = RopeSwitch(model, L)
+    switch.set(RopeScaling("dynamic", 4), 4 * L)
+    before = switch.in_force()
+    with switch.using(RopeScaling("dynamic", 4), 2 * L):
+        assert switch.in_force() != before
+    assert switch.in_force() == before
+
+
+def test_a_model_without_rotary_positions_is_refused_by_name() -> None:
+    model = AutoModelForCausalLM.from_config(GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=32))
+    with pytest.raises(ModelError, match="'gpt2' has no rotary positions"):
+        RopeSwitch(model, 1024)
+
+
+@pytest.mark.parametrize(
+    ("layout", "window", "own"),
+    [
+        ({"max_position_embeddings": 4096, "rope_theta": 10000.0}, 4096, None),
+        # the two spellings of transformers 4, as old config.json files have them
+        (
+            {"max_position_embeddings": 4096, "rope_theta": 1e4, "rope_scaling": {"type": "linear", "factor": 8.0}},
+            4096,
+            RopeScaling("linear", 8),
+        ),
+        (
+            {
+                "max_position_embeddings": 65536,
+                "rope_scaling": {"type": "yarn", "factor": 16.0, "original_max_position_embeddings": 4096},
+            },
+            4096,
+            RopeScaling("checkpoint", 16),
+        ),
+        (
+            {
+                "max_position_embeddings": 131072,
+                "rope_parameters": {
+                    "rope_type": "llama3",
+                    "rope_theta": 5e5,
+                    "factor": 8.0,
+                    "low_freq_factor": 1.0,
+                    "high_freq_factor": 4.0,
+                    "original_max_position_embeddings": 8192,
+                },
+            },
+            8192,
+            RopeScaling("checkpoint", 8),
+        ),
+        (
+            {
+                "max_position_embeddings": 2048,
+                "rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 1.0},
+            },
+            2048,
+            None,
+        ),
+    ],
+)
+def test_window_and_scaling_are_read_from_old_and_new_layouts(
+    tmp_path: Path, layout: dict[str, Any], window: int, own: RopeScaling | None
+) -> None:
+    import json
+
+    small = {k: v for k, v in GROUPED.items() if k != "max_position_embeddings"}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", **small, **layout}))
+    config = LlamaConfig.from_pretrained(tmp_path)
+    assert native_window(config) == window
+    assert checkpoint_scaling(config) == own
+    assert rope_config(config)["rope_theta"] == layout.get(
+        "rope_theta", layout.get("rope_parameters", {}).get("rope_theta", 1e4)
+    )
+
+
+def test_a_config_that_does_not_say_its_window_is_refused() -> None:
+    with pytest.raises(ModelError, match="--native-window"):
+        native_window(PretrainedConfig())
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.0, -1.0, math.nan, math.inf])
+def test_a_factor_below_one_is_refused(factor: float) -> None:
+    with pytest.raises(E2BenchError, match="at least 1"):
+        RopeScaling("linear", factor)
+
+
+def test_an_unknown_method_is_refused_with_a_suggestion() -> None:
+    with pytest.raises(UnknownName, match="did you mean 'linear'"):
+        RopeScaling("linaer", 2)
+
+
+@given(window=st.integers(1, 10**6), native=st.integers(1, 10**5))
+def test_auto_is_the_smallest_integer_that_covers_the_window(window: int, native: int) -> None:
+    g = scale_for_window(window, native)
+    assert g >= 1 and g * native >= window and (g == 1 or (g - 1) * native < window)
