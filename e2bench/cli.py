@@ -118,6 +118,40 @@ def passkey(
 
 
 @app.command()
+@with_common
+def attention(
+    common: Common,
+    *,
+    lengths: Annotated[str, Flag(help="Input and answer in tokens: 8k..64k doubles, commas list.")] = "8k..64k",
+    data: Annotated[str | None, Flag(help="File or folder of documents around the pairs. Default: demo text.")] = None,
+    depth: Annotated[str, Flag(help="Place of the pairs: 0 (start) to 1 (end), commas list.")] = "0.5",
+    trials: Annotated[int, Flag(help="Questions a length and depth.", min=1)] = 1,
+    keys: Annotated[str, Flag(help="uuid (the paper's) or short (4 hex digits).")] = "uuid",
+    scattered: Annotated[bool, Flag("--scattered", help="The three pairs apart, not in one object.")] = False,
+    layers: Annotated[str, Flag(help="In the map: all, 3, 0,4 or 8..11.")] = "all",
+    heads: Annotated[str, Flag(help="In the map: all, 3, 0,4 or 8..11.")] = "all",
+    reduction: Annotated[str, Flag(help="mean or max over layers and heads.")] = "mean",
+    keep_heads: Annotated[bool, Flag("--keep-heads", help="Store every chosen head's rows too.")] = False,
+) -> None:
+    """Figure 6: attention of an answer's tokens over a long input with hidden key-value pairs."""
+    from e2bench.commands.attention import run
+
+    run(
+        common,
+        lengths=lengths,
+        data=data,
+        depth=depth,
+        trials=trials,
+        keys=keys,
+        scattered=scattered,
+        layers=layers,
+        heads=heads,
+        reduction=reduction,
+        keep_heads=keep_heads,
+    )
+
+
+@app.command()
 def score(
     folder: Annotated[Path, typer.Argument(help="A run's folder, or one of LongBench prediction files.")],
     json: Annotated[bool, Flag("--json", help="Print JSON and write nothing.")] = False,
