@@ -135,7 +135,7 @@ def _prompt(task: Task, fitted: Fitted, model: Generator, settings: Settings) ->
     if task.stop_at_newline:  # the last id of an encoded newline, and at least one token (LongBench pred.py:72-79)
         stop, least = frozenset(model.encode("\n", special_tokens=False)[-1:]), 1
     settled = task.settled if settings.early_stop else None
-    return Prompt(fitted.ids, task.max_new_tokens, least, stop, settled)
+    return Prompt(fitted.ids, task.max_new_tokens, least, stop, settled, fitted.text)
 
 
 def _line(question: Question, fitted: Fitted, generation: Generation, scaling: RopeScaling) -> Row:
@@ -149,6 +149,7 @@ def _line(question: Question, fitted: Fitted, generation: Generation, scaling: R
         "length": example["length"],
         "prompt_tokens": fitted.prompt_tokens,
         "kept_tokens": fitted.kept_tokens,
+        "truncated": fitted.truncated,
         "new_tokens": len(generation.ids),
         "finish": generation.finish,
         "scale": short_number(scaling.factor),

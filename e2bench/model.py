@@ -30,13 +30,17 @@ CPU_DECODE_ROWS = 8
 
 @dataclass(frozen=True)
 class Prompt:
-    """What to generate from. `settled` tells from the text so far that no further token can change the score."""
+    """What to generate from. `settled` tells from the text so far that no further token can change the score.
+
+    text: what `ids` were encoded from, for servers that take only text; empty where the ids alone are known.
+    """
 
     ids: Sequence[int]
     max_new_tokens: int
     min_new_tokens: int = 0
     stop_ids: frozenset[int] = frozenset()
     settled: Callable[[str], bool] | None = None
+    text: str = ""
 
 
 @dataclass
@@ -414,7 +418,8 @@ def free_bytes(device: torch.device) -> int:
 
 def require_memory(model: Model, tokens: int, rows: int = 1) -> None:
     """Raise E2BenchError, saying how much is needed, when `rows` inputs of `tokens` cannot fit."""
-    needed, free = model.needed_bytes(tokens, rows), free_bytes(model.device)
+    needed = model.needed_bytes(tokens, rows)
+    free = free_bytes(model.device) if needed else 0
     if needed > free:
         raise E2BenchError(
             f"{tokens:,} tokens need about {needed / 2**30:.1f} GiB beside the weights (key-value cache "

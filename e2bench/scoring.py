@@ -117,14 +117,9 @@ def score_folder(folder: Path, *, rouge_score: bool = False) -> dict[str, Any]:
 
 def _summaries() -> dict[str, Callable[[Path], dict[str, Any]]]:
     """Experiments whose lines are already measurements: how each is summed up."""
-    from e2bench import summary
+    from e2bench.summary import attention, passkey, perplexity, short
 
-    return {
-        "ppl": summary.perplexity,
-        "passkey": summary.passkey,
-        "attention": summary.attention,
-        "short": summary.short,
-    }
+    return {"ppl": perplexity, "passkey": passkey, "attention": attention, "short": short}
 
 
 def _score_longbench(folder: Path, rouge_score: bool) -> dict[str, Any]:
@@ -157,7 +152,7 @@ def _task_details(folder: Path, task: Task, rouge_score: bool) -> dict[str, Any]
         "interval": bounds and [100 * bound for bound in bounds],
         "scored": len(values),
         "expected": task.samples,
-        "truncated": sum(r.get("kept_tokens", 0) < r.get("prompt_tokens", 0) for r in rows),
+        "truncated": sum(_truncated(r) for r in rows),
         "failed": sum(r.get("finish") == "error" for r in rows),
         "left_out": max(0, task.samples - len(rows)),
         "metric": task.metric.__name__,
@@ -167,6 +162,11 @@ def _task_details(folder: Path, task: Task, rouge_score: bool) -> dict[str, Any]
         google = [max(rouge_score_l(r["pred"], a) for a in r["answers"]) for r in rows if r.get("finish") != "error"]
         entry["rouge_score"] = 100 * (mean(google) or 0.0)
     return entry
+
+
+def _truncated(row: Mapping[str, Any]) -> bool:
+    """Whether a part of the prompt was left out; of lines that do not say so, whether fewer tokens were fed."""
+    return bool(row.get("truncated", row.get("kept_tokens", 0) < row.get("prompt_tokens", 0)))
 
 
 def write_scores(folder: Path, scores: Mapping[str, Any]) -> Path:

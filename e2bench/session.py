@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from e2bench.errors import E2BenchError
 from e2bench.options import Common
@@ -33,9 +33,14 @@ def quiet_libraries() -> None:
     logging.getLogger("transformers").setLevel(logging.ERROR)
 
 
-def load_model(common: Common) -> Model:
-    """The model that the options name, in the device memory. Says so aloud when it is the embedded one."""
+def load_model(common: Common, *, served: bool = False) -> Model:
+    """The model that the options name, in the device memory. Says so aloud when it is the embedded one.
+
+    served: whether a model behind an http(s) endpoint will do, because all that is asked of it is text.
+    """
     quiet_libraries()
+    if (common.model or "").startswith(("http://", "https://")):
+        return _served_model(common, served)
     from e2bench.loading import ModelSpec
     from e2bench.model import Model
 
@@ -57,6 +62,18 @@ def load_model(common: Common) -> Model:
     return model
 
 
+def _served_model(common: Common, accepted: bool) -> Model:
+    if not accepted:
+        raise E2BenchError(
+            f"{common.model} gives texts, not the losses and attentions needed here; "
+            "served models are for longbench and passkey"
+        )
+    from e2bench.server import load_served
+
+    native = parse_length(common.native_window) if common.native_window else None
+    return cast("Model", load_served(common, native, say))  # it has all that longbench and passkey use
+
+
 def say(message: str) -> None:
     """A line on stderr, from rank 0 alone."""
     from rich.console import Console
@@ -67,6 +84,9 @@ def say(message: str) -> None:
 
 def rule_for(common: Common, model: Model) -> ScaleRule:
     """How this run chooses g."""
+    own_rule = getattr(model, "rule", None)  # a served model's scale is its server's
+    if own_rule is not None:
+        return cast(ScaleRule, own_rule(common.scale, common.method))
     return scale_rule(common.scale, common.method, model.native_window, model.own_scaling)
 
 
@@ -92,7 +112,12 @@ def given(common: Common, **own: Any) -> dict[str, Any]:
     """The settings that differ from their defaults, as plain values for run.json."""
     shared = {f.name: getattr(common, f.name) for f in fields(Common) if getattr(common, f.name) != f.default}
     chosen = {**shared, **{name: value for name, value in own.items() if value is not None}}
-    return {name: str(value) if isinstance(value, Path) else value for name, value in chosen.items()}
+    return {name: shareable(value) if isinstance(value, Path | str) else value for name, value in chosen.items()}
+
+
+def shareable(value: Path | str) -> str:
+    """A path as others may read it: below the current folder relative, the user's home as `~`."""
+    return str(value).replace(f"{Path.cwd()}/", "").replace(str(Path.home()), "~")
 
 
 def open_run(
@@ -110,6 +135,7 @@ def open_run(
 ) -> RunFolder:
     """The run's folder, to be entered. `resolved`, model, data, dtype and attention decide whether it resumes."""
     described = model.describe()
+    described["path"] = shareable(described["path"])
     decides = {
         **resolved,
         "model": described["fingerprint"],
@@ -141,6 +167,8 @@ def device_name(model: Model) -> str:
     """`cpu (2 threads)` or the GPU's own name."""
     import torch
 
+    if model.device is None:
+        return "server"
     if model.device.type == "cuda":
         return torch.cuda.get_device_name(model.device)
     return f"{model.device.type} ({torch.get_num_threads()} threads)"

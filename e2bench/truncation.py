@@ -30,11 +30,15 @@ class Codec(Protocol):
 
 @dataclass(frozen=True)
 class Fitted:
-    """ids: what is fed. text: the same before tokenizing. prompt_tokens: I, before truncation and wrapping."""
+    """ids: what is fed. text: the same before tokenizing. prompt_tokens: I, before truncation and wrapping.
+
+    truncated: whether a part of the prompt was left out.
+    """
 
     ids: list[int]
     text: str
     prompt_tokens: int
+    truncated: bool = False
 
     @property
     def kept_tokens(self) -> int:
@@ -94,4 +98,5 @@ def fit(
     if wrap is not None or text is not prompt:
         ids = codec.encode(text, special_tokens=wrap is None or wrap.special_tokens)
     bound = room if mode == "official" else min(limit, room)
-    return Fitted(truncate_middle(ids, bound), text, prompt_tokens)
+    kept = truncate_middle(ids, bound)
+    return Fitted(kept, text, prompt_tokens, prompt_tokens > limit or len(kept) < len(ids))
