@@ -1,0 +1,194 @@
+"""Attention rows: equal to full eager attention, spans and lengths exact, heads that retrieve found."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from e2bench.attention import Cell, Recorder, View, closed, last_row, make_cell, measure, npz_name, recording
+from e2bench.commands.attention import joined, long_texts, parse_depths, parse_indices
+from e2bench.corpus import Document
+from e2bench.errors import DataError, E2BenchError
+from e2bench.model import Model, Prompt
+from e2bench.processes import Processes
+from e2bench.records import RunFolder, manifest, read_rows
+from e2bench.report import write_report
+from e2bench.rope import RopeScaling
+from e2bench.scoring import score_folder
+
+TEXT = "The grass is green.\nThe sky is blue.\nHere we go.\n" * 200
+SCALING = RopeScaling("linear", 4)
+
+
+def cell_of(model: Model, length: int = 480, depth: float = 0.5, **more) -> Cell:
+    given = {"trial": 0, "scaling": SCALING, "style": "short", **more}
+    return make_cell(model, "doc", model.encode(TEXT), length=length, depth=depth, **given)
+
+
+@given(length=st.integers(330, 900), depth=st.floats(0, 1), scattered=st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_input_and_answer_have_exactly_the_length_and_the_gold_span_is_the_value(
+    tiny_model: Model, length: int, depth: float, scattered: bool
+) -> None:
+    cell = cell_of(tiny_model, length, depth, scattered=scattered)
+    first, last = cell.gold
+    assert len(cell.ids) + cell.budget == length
+    assert tiny_model.decode(cell.ids[first : last + 1]) == cell.answer
+    assert tiny_model.decode(cell.ids[-cell.question_tokens :]).startswith("\n\nQuestion: What is the value of key")
+    assert cell.ids[0] == tiny_model.tokenizer.bos_token_id
+
+
+def test_the_pairs_stand_where_the_depth_says_in_growing_order(tiny_model: Model) -> None:
+    starts = [cell_of(tiny_model, 900, depth).gold[0] for depth in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    assert all(before < after for before, after in pairwise(starts))
+    text = tiny_model.decode(cell_of(tiny_model, 900, 0.5).ids)
+    before, after = text.split("\n\nKey-value pairs")
+    assert before.endswith(".\n")  # between two lines
+    assert after.count('": "') == 3
+
+
+def test_the_same_cell_is_drawn_whatever_else_is_measured(tiny_model: Model) -> None:
+    assert cell_of(tiny_model).ids == cell_of(tiny_model).ids
+    assert cell_of(tiny_model).answer != cell_of(tiny_model, trial=1).answer
+    uuid = cell_of(tiny_model, 900, style="uuid").answer
+    assert len(uuid) == 36
+    assert uuid[14] == "4"
+
+
+def test_a_length_or_text_that_is_too_short_is_refused(tiny_model: Model) -> None:
+    with pytest.raises(E2BenchError, match="leaves 0 of 100"):
+        cell_of(tiny_model, 100)
+    with pytest.raises(DataError, match="the text has 3 tokens"):
+        make_cell(tiny_model, "doc", [0, 1, 2], length=600, depth=0.5, trial=0, scaling=SCALING, style="short")
+    with pytest.raises(DataError, match=r"longest of 1 texts has .* 64k are needed"):
+        long_texts(iter([Document("short", "here")]), tiny_model, 65536, 1)
+
+
+def test_rows_equal_full_eager_attention_of_the_whole_sequence(tiny_folder: Path, tiny_model: Model) -> None:
+    from transformers import AutoModelForCausalLM
+
+    cell = cell_of(tiny_model, 360)
+    recorder = Recorder(View(keep_heads=True), layers=2, heads=4, inputs=len(cell.ids), gold=cell.gold)
+    with recording(tiny_model, recorder):
+        ((_, generation),) = tiny_model.generate([Prompt(cell.ids, 6)], SCALING)
+    arrays = recorder.arrays()
+
+    eager = AutoModelForCausalLM.from_pretrained(tiny_folder, attn_implementation="eager").eval()
+    eager.model.rotary_emb.inv_freq /= SCALING.factor
+    with torch.inference_mode():
+        weights = eager(torch.tensor([[*cell.ids, *generation.ids]]), output_attentions=True).attentions
+    new = len(generation.ids)
+    chose = slice(len(cell.ids) - 1, len(cell.ids) - 1 + new)  # the query before each generated token
+    want = torch.stack([layer[0, :, chose, : len(cell.ids)] for layer in weights]).numpy()
+    assert arrays["rows"].shape == (new, len(cell.ids))
+    np.testing.assert_allclose(arrays["heads"], want, atol=1e-5)
+    np.testing.assert_allclose(arrays["rows"], want.mean((0, 1)), atol=1e-5)
+    gold = want[..., cell.gold[0] : cell.gold[1] + 1].sum(-1).mean(-1)
+    np.testing.assert_allclose(arrays["per_head"], gold, atol=1e-5)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "max"])
+def test_chosen_layers_and_heads_are_reduced_as_said(tiny_model: Model, reduction: str) -> None:
+    cell = cell_of(tiny_model, 360)
+    rows = {}
+    for name, view in {
+        "some": View((1,), (0, 3), reduction),
+        "each": View((1,), (0, 3), reduction, keep_heads=True),
+    }.items():
+        recorder = Recorder(view, layers=2, heads=4, inputs=len(cell.ids), gold=cell.gold)
+        with recording(tiny_model, recorder):
+            list(tiny_model.generate([Prompt(cell.ids, 3)], SCALING))
+        rows[name] = recorder.arrays()
+    kept = rows["each"]["heads"]
+    assert kept.shape[:2] == (1, 2)
+    np.testing.assert_allclose(rows["some"]["rows"], getattr(kept, reduction)((0, 1)), rtol=1e-6)
+    assert rows["some"]["per_head"].shape == (2, 4)  # of all heads, whatever the map shows
+
+
+def test_recording_does_not_change_the_answer_and_leaves_nothing_behind(tiny_model: Model) -> None:
+    cell = cell_of(tiny_model)
+    prompt = Prompt(cell.ids, 8)
+    ((_, plain),) = tiny_model.generate([prompt], SCALING)
+    recorder = Recorder(View(), layers=2, heads=4, inputs=len(cell.ids), gold=cell.gold)
+    with recording(tiny_model, recorder):
+        ((_, recorded),) = tiny_model.generate([prompt], SCALING)
+    rows = len(recorder.rows)
+    ((_, after),) = tiny_model.generate([prompt], SCALING)
+    assert plain.ids == recorded.ids == after.ids
+    assert rows == len(recorder.rows) == len(recorded.ids)
+
+
+def test_eager_attention_gives_the_same_rows(tiny_folder: Path, tiny_model: Model) -> None:
+    from e2bench.loading import ModelSpec
+
+    eager = Model.load(ModelSpec(model=str(tiny_folder), attention="eager"))
+    cell = cell_of(tiny_model, 360)
+    rows = []
+    for model in (tiny_model, eager):
+        recorder = Recorder(View(), layers=2, heads=4, inputs=len(cell.ids), gold=cell.gold)
+        with recording(model, recorder):
+            list(model.generate([Prompt(cell.ids, 4)], SCALING))
+        rows.append(recorder.arrays()["rows"])
+    np.testing.assert_allclose(*rows, atol=1e-5)
+
+
+def test_a_sliding_window_hides_the_older_keys() -> None:
+    query, key = torch.randn(1, 4, 1, 8), torch.randn(1, 2, 10, 8)
+    weights = last_row(query, key, scaling=None, sliding_window=3)
+    full = last_row(query, key, scaling=None)
+    assert torch.equal(weights[:, :7], torch.zeros(4, 7))
+    torch.testing.assert_close(weights[:, 7:], full[:, 7:] / full[:, 7:].sum(-1, keepdim=True))
+
+
+def test_a_run_writes_lines_maps_and_a_summary_that_the_report_draws(tiny_model: Model, tmp_path: Path) -> None:
+    cells = [cell_of(tiny_model, length, trial=trial) for length in (360, 420) for trial in (0, 1)]
+    folder = tmp_path / "results" / "att"
+    described = manifest("attention", settings={}, resolved={"method": "linear"}, model=tiny_model.describe(), rope={})
+    with RunFolder(folder, described) as run:
+        measure(tiny_model, cells, View(), run, Processes())
+    lines = read_rows(folder / "attention.jsonl")
+    assert [line["npz"] for line in lines] == [npz_name(cell, cells) for cell in cells]
+    assert lines[0]["npz"] == "attention-360.npz"
+    for line in lines:
+        stored = np.load(folder / line["npz"])
+        assert stored["rows"].shape == (len(line["generated"]), line["tokens"])
+        gold = stored["rows"][:, line["gold"][0] : line["gold"][1] + 1].sum(1)
+        assert 0 < line["gold_share"] < 1
+        assert abs(gold.mean() - line["gold_share"]) < 1e-5  # the mean over heads sums to one
+        layer, head, share = line["top_heads"][0]
+        assert share == pytest.approx(stored["per_head"].max())
+        assert stored["per_head"][layer, head] == pytest.approx(share)
+    cell = score_folder(folder)["lengths"][0]
+    assert (cell["length"], cell["trials"]) == (360, 2)
+    written = {path.name for path in write_report(tmp_path / "results", tmp_path / "report")}
+    assert {"figure6.png", "figure6.csv", "index.html"} <= written
+    assert json.dumps(lines[0])
+
+
+def test_depths_layers_and_heads_are_read_or_refused_in_one_line() -> None:
+    assert parse_depths("0,0.5,1") == [0, 0.5, 1]
+    assert parse_indices("all", "layer", 2) is None
+    assert parse_indices("0,4..6", "layer", 8) == (0, 4, 5, 6)
+    for bad in ("1.5", "deep", "0.5,0.5", ""):
+        with pytest.raises(E2BenchError, match="depth"):
+            parse_depths(bad)
+    with pytest.raises(E2BenchError, match="unknown layer '2'; the model has layers 0 … 1"):
+        parse_indices("2", "layer", 2)
+    for bad in ("-1", "x", "5..3", ""):
+        with pytest.raises(E2BenchError, match="head"):
+            parse_indices(bad, "head", 8)
+
+
+def test_short_documents_join_to_one_demo_text_and_the_value_ends_at_its_quote(tiny_model: Model) -> None:
+    (text,) = joined(iter([Document("one", "a"), Document("two", "b")]))
+    assert text.text == "one\n\ntwo"
+    assert closed('a3f0"')
+    assert closed("a3f0\n")
+    assert not closed("\na3f0")
