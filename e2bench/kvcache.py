@@ -55,6 +55,8 @@ class KVLayer(CacheLayerMixin):
             n = key_states.shape[0]
             return self.keys[:n, :, : step.longest], self.values[:n, :, : step.longest]
         end = self.length + key_states.shape[2]
+        if end > self.capacity:  # one token into an empty slice would be broadcast away in silence
+            raise IndexError(f"{end} tokens do not fit a cache of {self.capacity}")
         self.keys[:, :, self.length : end] = key_states
         self.values[:, :, self.length : end] = value_states
         self.length = end
