@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from e2bench.scales import short_length
 from e2bench.scoring import SCHEMES, score_folder, write_scores
 
 
@@ -67,25 +68,49 @@ def _longbench(scores: dict[str, Any]) -> tuple[list[list[str]], list[str]]:
     return rows, [*columns, "rouge-score"] if any(len(r) > len(columns) for r in rows) else columns
 
 
+COLUMNS = {  # of the experiments whose lines are measurements: field of scores.json, heading
+    "cells": {
+        "window": "length",
+        "method": "method",
+        "scale": "g",
+        "perplexity": "perplexity",
+        "interval": "95 % interval",
+        "documents": "documents",
+        "scored_tokens": "tokens",
+    },
+    "lengths": {
+        "length": "length",
+        "scale": "g",
+        "accuracy": "found",
+        "interval": "95 % interval",
+        "strict": "strict",
+        "success": "answered",
+        "gold_share": "attention on gold",
+        "input_share": "gold of input",
+        "trials": "trials",
+    },
+    "tasks": {"task": "task", "accuracy": "accuracy", "stderr": "± stderr", "scored": "scored"},
+}
+
+
 def _other(scores: dict[str, Any]) -> tuple[list[list[str]], list[str]]:
-    """Tables of perplexity, passkey, attention and short runs: their summary's rows as they are."""
-    entries = (
-        scores.get("cells")
-        or scores.get("lengths")
-        or [
-            {"task": name, "accuracy": value, **scores["details"].get(name, {})}
-            for name, value in scores.get("tasks", {}).items()
-        ]
-    )
-    columns = [
-        key for key in (entries[0] if entries else {}) if not isinstance(entries[0][key], dict) and key != "top_heads"
-    ]
-    return [[_cell(entry.get(column)) for column in columns] for entry in entries], columns
+    """Tables of perplexity, passkey, attention and short runs."""
+    kind = next(kind for kind in COLUMNS if kind in scores)
+    entries = scores[kind]
+    if kind == "tasks":
+        entries = [{"task": name, "accuracy": v, **scores["details"].get(name, {})} for name, v in entries.items()]
+    shown = [(field, heading) for field, heading in COLUMNS[kind].items() if any(field in e for e in entries)]
+    rows = [[_cell(field, entry.get(field)) for field, _ in shown] for entry in entries]
+    return rows, [heading for _, heading in shown]
 
 
-def _cell(value: Any) -> str:
+def _cell(field: str, value: Any) -> str:
+    if field in ("window", "length"):
+        return short_length(value)
+    if field == "scored_tokens":
+        return f"{value:,}"
+    if isinstance(value, list):
+        return " – ".join(_cell(field, v) for v in value)
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1 else f"{value:.2f}"
-    if isinstance(value, list):
-        return " – ".join(_cell(v) for v in value)
     return "" if value is None else str(value)
