@@ -212,6 +212,15 @@ def data(name: Annotated[str, typer.Argument(help="longbench or proof-pile.")]) 
     typer.echo(fetch(name))
 
 
+@app.command()
+@with_common
+def export(common: Common) -> None:
+    """A plain Hugging Face checkpoint with the scale in its config, for any server."""
+    from e2bench.commands.export import run
+
+    run(common)
+
+
 def main() -> None:
     """Run the command line; exit 0 done, 2 the user's mistake, 1 our failure, 130 interrupted."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
