@@ -221,6 +221,14 @@ def export(common: Common) -> None:
     run(common)
 
 
+@app.command()
+def models(json: Annotated[bool, Flag("--json", help="As JSON.")] = False) -> None:
+    """The presets: every system in the paper's tables, by name."""
+    from e2bench.commands.models import run
+
+    run(as_json=json)
+
+
 def main() -> None:
     """Run the command line; exit 0 done, 2 the user's mistake, 1 our failure, 130 interrupted."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

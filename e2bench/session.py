@@ -7,11 +7,11 @@ import os
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from e2bench.errors import E2BenchError
+from e2bench.errors import E2BenchError, UnknownName
 from e2bench.options import Common
 from e2bench.processes import Processes
 from e2bench.records import RunFolder, manifest
@@ -39,6 +39,7 @@ def load_model(common: Common, *, served: bool = False) -> Model:
     served: whether a model behind an http(s) endpoint will do, because all that is asked of it is text.
     """
     quiet_libraries()
+    common = with_preset(common, aloud=True)
     if (common.model or "").startswith(("http://", "https://")):
         return _served_model(common, served)
     from e2bench.loading import ModelSpec
@@ -74,6 +75,42 @@ def _served_model(common: Common, accepted: bool) -> Model:
     return cast("Model", load_served(common, native, say))  # it has all that longbench and passkey use
 
 
+def with_preset(common: Common, *, aloud: bool = False) -> Common:
+    """`common` with what a preset's name stands for (`e2bench models`); options that were given win.
+
+    Raises E2BenchError for a system that was never published, naming the recipe that trains it.
+    """
+    from e2bench.tasks.models import find, near
+
+    preset = find(common.model)
+    if preset is None:
+        if (
+            common.model
+            and "/" not in common.model
+            and not Path(common.model).exists()
+            and (names := near(common.model))
+        ):
+            raise UnknownName("preset", common.model, names)
+        return common
+    if preset.repo is None:
+        raise E2BenchError(
+            f"{preset.name} was never published; train it with e2bench train {preset.recipe} --out FOLDER, "
+            f"then give --model FOLDER --scale {preset.scale}"
+        )
+    if aloud and preset.note:
+        say(f"{preset.name}: {preset.note}")
+    scale = str(preset.scale) if preset.scale > 1 and common.method is None else None
+    native = str(preset.native_window or (preset.window if preset.endpoint else "")) or None
+    return replace(
+        common,
+        model=preset.repo,
+        scale=common.scale or scale,
+        native_window=common.native_window or native,
+        served_model_name=common.served_model_name or preset.served_model,
+        tokenizer=common.tokenizer or preset.tokenizer,
+    )
+
+
 def say(message: str) -> None:
     """A line on stderr, from rank 0 alone."""
     from rich.console import Console
@@ -87,6 +124,7 @@ def rule_for(common: Common, model: Model) -> ScaleRule:
     own_rule = getattr(model, "rule", None)  # a served model's scale is its server's
     if own_rule is not None:
         return cast(ScaleRule, own_rule(common.scale, common.method))
+    common = with_preset(common)
     return scale_rule(common.scale, common.method, model.native_window, model.own_scaling)
 
 
