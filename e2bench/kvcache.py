@@ -36,11 +36,14 @@ class KVLayer(CacheLayerMixin):
         self.rows, self.capacity, self.length = rows, capacity, 0
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Allocate the buffers on the device and in the dtype of the first states seen."""
+        """Allocate the buffers on the device and in the dtype of the first states seen.
+
+        Zeros: a row shorter than its neighbours is masked, but 0 times what empty memory may hold (NaN) is NaN.
+        """
         self.dtype, self.device = key_states.dtype, key_states.device
         shape = (self.rows, key_states.shape[1], self.capacity)
-        self.keys = key_states.new_empty(*shape, key_states.shape[-1])
-        self.values = value_states.new_empty(*shape, value_states.shape[-1])
+        self.keys = key_states.new_zeros(*shape, key_states.shape[-1])
+        self.values = value_states.new_zeros(*shape, value_states.shape[-1])
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
