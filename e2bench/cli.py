@@ -229,6 +229,18 @@ def models(json: Annotated[bool, Flag("--json", help="As JSON.")] = False) -> No
     run(as_json=json)
 
 
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders; each is compared with the first.")],
+    tasks: Annotated[str | None, Flag(help="Only these, separated by commas.")] = None,
+    json: Annotated[bool, Flag("--json", help="As JSON, with the texts of the largest changes.")] = False,
+) -> None:
+    """Paired difference per task between runs over the same samples."""
+    from e2bench.commands.compare import run
+
+    run(runs, tasks=tasks, as_json=json)
+
+
 def main() -> None:
     """Run the command line; exit 0 done, 2 the user's mistake, 1 our failure, 130 interrupted."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
