@@ -6,6 +6,7 @@ Shapes: B rows, T tokens, V vocabulary. Logits exist only where they are used; n
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from e2bench.rope import RopeScaling, RopeSwitch, checkpoint_scaling, native_win
 CHUNK_TOKENS = 4096  # of a prefill; bounds activations, not results
 SCORED_ROWS = 512  # logits rows held at once: 512 × 50k × 4 bytes = 100 MB
 CPU_DECODE_ROWS = 8
+TRANSFORMERS = "transformers_version"  # in a config: the library's own version, not the checkpoint's
 
 
 @dataclass(frozen=True)
@@ -142,8 +144,12 @@ class Model:
         return int(max(1, min(most, fit))) if self.grouped else 1
 
     def fingerprint(self) -> str:
-        """SHA-256 over the config and each tensor's name, shape and up to 64 of its values."""
-        digest = hashlib.sha256(self.hf.config.to_json_string(use_diff=False).encode())
+        """SHA-256 over the config and each tensor's name, shape and up to 64 of its values.
+
+        A model that was moved, or is read by another transformers, stays the same model.
+        """
+        config = {k: v for k, v in self.hf.config.to_dict().items() if k not in ("_name_or_path", TRANSFORMERS)}
+        digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
         for name, tensor in self.hf.named_parameters():
             flat = tensor.detach().reshape(-1)
             sample = flat[:: max(1, flat.numel() // 64)][:64].float().cpu()
@@ -353,7 +359,13 @@ class Model:
         for at, row in enumerate(rows):
             if len(row.ids) < row.prompt.min_new_tokens:
                 logits[at, list(self.eos_ids | row.prompt.stop_ids)] = -torch.inf
-        return logits.argmax(-1).tolist()
+        best = logits.max(-1)
+        if not best.values.isfinite().all():  # argmax would answer with token 0, without a word
+            raise ModelError(
+                f"{self.name} in {str(self.dtype).removeprefix('torch.')} gives logits that are not finite; "
+                "use --dtype bfloat16 or float32, or a smaller --scale"
+            )
+        return best.indices.tolist()
 
     def _append(self, row: _Row, token: int) -> bool:
         """Take one new token; true when the row is finished."""

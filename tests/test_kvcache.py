@@ -136,6 +136,20 @@ def test_a_row_view_fills_its_row_of_the_batch_and_no_other() -> None:
     assert torch.equal(cache.layers[0].values[0, :, :4], value[0])
 
 
+def test_what_memory_held_before_does_not_reach_a_short_row() -> None:
+    query, key, value = states(8, 2, 2, 2, 1, 6)
+    freed = [torch.full((2, 2, 6, 8), math.nan, dtype=torch.float64) for _ in range(50)]  # likely to be handed out next
+    del freed
+    layer = KVLayer(2, 6)
+    layer.lazy_initialization(key, value)
+    layer.row(0).update(key[:1, :, :5], value[:1, :, :5])
+    layer.row(1).update(key[1:, :, :1], value[1:, :, :1])
+    with ragged(torch.tensor([6, 2])):
+        keys, values = layer.update(key[:, :, 5:], value[:, :, 5:])
+        found, _ = grouped_attention(MODULE, query, keys, values, None, 0.3)
+    assert found.isfinite().all()
+
+
 def test_a_ragged_step_writes_each_row_at_its_own_end() -> None:
     _, key, value = states(7, 3, 2, 1, 1, 1)
     layer = KVLayer(3, 8)
