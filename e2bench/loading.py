@@ -183,13 +183,35 @@ def _tokenizer(spec: ModelSpec, source: dict[str, Any], adapter: Path | None) ->
     from transformers import AutoTokenizer
 
     if spec.tokenizer:
-        source = {"pretrained_model_name_or_path": spec.tokenizer, "trust_remote_code": spec.trust_remote_code}
+        source = _tokenizer_source(spec.tokenizer, spec.trust_remote_code)
     elif adapter and (adapter / "tokenizer_config.json").exists():
         source = {"pretrained_model_name_or_path": str(adapter)}
     tokenizer = _guarded(spec, lambda: AutoTokenizer.from_pretrained(**source), "tokenizer")
     if not len(tokenizer):
         raise ModelError(f"{spec.path}: no tokenizer in this folder; give one with --tokenizer")
     return tokenizer
+
+
+def _tokenizer_source(name: str, trust_remote_code: bool) -> dict[str, Any]:
+    path = Path(name)
+    if path.suffix == ".gguf":
+        return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+    return {"pretrained_model_name_or_path": name, "trust_remote_code": trust_remote_code}
+
+
+def load_tokenizer(name: str, trust_remote_code: bool = False) -> tuple[Any, int | None]:
+    """(tokenizer, native window if a config lies beside it) of a hub id, a folder or a `.gguf` file."""
+    from transformers import AutoConfig
+
+    from e2bench.rope import native_window
+
+    spec = ModelSpec(model=name, tokenizer=name, trust_remote_code=trust_remote_code)
+    tokenizer = _tokenizer(spec, {}, None)
+    try:
+        config = AutoConfig.from_pretrained(**_tokenizer_source(name, trust_remote_code))
+        return tokenizer, native_window(config)
+    except (OSError, ValueError, E2BenchError):  # a tokenizer alone
+        return tokenizer, None
 
 
 def _guarded(spec: ModelSpec, call: Any, what: str) -> Any:

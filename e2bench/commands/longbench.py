@@ -45,7 +45,7 @@ def run(
     from e2bench.chat import chat_wrapper
     from e2bench.generation import Settings, predict
 
-    model = load_model(common)
+    model = load_model(common, served=True)
     rule = rule_for(common, model)
     window = _window(common, rule)
     if window is not None:

@@ -23,7 +23,7 @@ def run(common: Common, *, lengths: str, depths: int, trials: int, early_stop: b
     from e2bench.passkey import depths_of, make_cells, measure
 
     places = depths_of(depths)
-    model = load_model(common)
+    model = load_model(common, served=True)
     require_memory(model, sizes[-1])
     rule = rule_for(common, model)
     grid = grid_of(sizes, rule)
