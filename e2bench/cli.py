@@ -221,6 +221,30 @@ def export(common: Common) -> None:
     run(common)
 
 
+@app.command("serve-command")
+@with_common
+def serve_command(
+    common: Common,
+    *,
+    engine: Annotated[str, Flag(help="vllm or sglang.")] = "vllm",
+    tensor_parallel: Annotated[int, Flag(help="GPUs that share every layer.", min=1)] = 1,
+    pipeline_parallel: Annotated[int, Flag(help="Groups of GPUs that share the layers out.", min=1)] = 1,
+    nodes: Annotated[int, Flag(help="Machines.", min=1)] = 1,
+    port: Annotated[int, Flag(help="Of the server.", min=1, max=65535)] = 8000,
+) -> None:
+    """Print the vLLM or SGLang command that serves a model at a scale; nothing is loaded."""
+    from e2bench.commands.serve_command import run
+
+    run(
+        common,
+        engine=engine,
+        tensor_parallel=tensor_parallel,
+        pipeline_parallel=pipeline_parallel,
+        nodes=nodes,
+        port=port,
+    )
+
+
 @app.command()
 def models(json: Annotated[bool, Flag("--json", help="As JSON.")] = False) -> None:
     """The presets: every system in the paper's tables, by name."""
