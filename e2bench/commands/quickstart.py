@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from e2bench.commands import longbench, passkey, ppl
+from e2bench.commands import attention, longbench, passkey, ppl
 from e2bench.data import cache_folder
 from e2bench.options import Common
 from e2bench.report import write_report
@@ -14,19 +14,19 @@ from e2bench.session import say
 from e2bench.tasks.demo import corpus_file, write_longbench
 
 LENGTHS = "512,1k,2k,4k,8k"  # L to 16 L of the embedded model
+STEPS = 5
 
 
 def run(common: Common) -> None:
-    """LongBench demo data, perplexity on held-out files, a passkey grid, the report."""
+    """LongBench demo data, perplexity on held-out files, a passkey grid, attention maps, the report."""
     began = time.monotonic()
     out = common.out or Path("results") / "quickstart"
     common = replace(common, scale=common.scale or "auto")
-    data = write_longbench(cache_folder() / "demo" / "longbench")
-    say("1 of 4: LongBench's 21 tasks on demo data (the scores show that the bench works, nothing else)")
+    _say(1, "LongBench's 21 tasks on demo data (the scores show that the bench works, nothing else)")
     longbench.run(
         replace(common, out=out / "longbench", window=common.window or "2k"),
         tasks="all",
-        data=data,
+        data=write_longbench(cache_folder() / "demo" / "longbench"),
         limit=None,
         input_limit=None,
         truncation="official",
@@ -35,9 +35,36 @@ def run(common: Common) -> None:
         no_context=False,
         early_stop=True,
     )
-    say("2 of 4: perplexity on Python source files the model was not trained on, g chosen per length")
+    _say(2, "perplexity on Python source files the model was not trained on: g chosen per length, then g = 1")
+    _perplexity(replace(common, out=out / "ppl"), extrapolate=False)
+    _perplexity(replace(common, out=out / "extrapolate", scale=None), extrapolate=True)
+    _say(3, "passkey retrieval")
+    passkey.run(replace(common, out=out / "passkey"), lengths="512,1k,2k,4k", depths=5, trials=2, early_stop=True)
+    _say(4, "attention of an answer's tokens over a long input")
+    attention.run(
+        replace(common, out=out / "attention"),
+        lengths="512,1k,2k",
+        data=str(corpus_file()),
+        depth="0.5",
+        trials=1,
+        keys="short",
+        scattered=False,
+        layers="all",
+        heads="all",
+        reduction="max",
+        keep_heads=False,
+    )
+    _say(5, "the report")
+    paths = write_report(out, out / "report")
+    say(f"done in {time.monotonic() - began:.0f} s; open {out / 'report' / 'index.html'}, or look at:")
+    for path in paths:
+        if path.suffix == ".png" or path.name in ("table1.csv", "table2.csv", "table3.csv"):
+            say(f"  {path}")
+
+
+def _perplexity(common: Common, *, extrapolate: bool) -> None:
     ppl.run(
-        replace(common, out=out / "ppl"),
+        common,
         lengths=LENGTHS,
         protocol="press",
         stride=256,
@@ -46,14 +73,10 @@ def run(common: Common) -> None:
         min_tokens=None,
         doc_tokens="longest",
         max_windows=4,
-        extrapolate=False,
+        extrapolate=extrapolate,
         dry_run=False,
     )
-    say("3 of 4: passkey retrieval")
-    passkey.run(replace(common, out=out / "passkey"), lengths="512,1k,2k,4k", depths=5, trials=2, early_stop=True)
-    say("4 of 4: the report")
-    paths = write_report(out, out / "report")
-    pictures = [path for path in paths if path.suffix in (".png", ".html") or path.name in ("table1.csv", "table2.csv")]
-    say(f"done in {time.monotonic() - began:.0f} s; open {out / 'report' / 'index.html'}, or look at:")
-    for path in pictures:
-        say(f"  {path}")
+
+
+def _say(step: int, what: str) -> None:
+    say(f"\n{step} of {STEPS}: {what}")
