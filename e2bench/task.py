@@ -60,6 +60,8 @@ def templates(tasks: list[Task], prompts_file: Path | None = None) -> dict[str, 
                 f"{prompts_file} has no prompt for {task.name!r}; needed is LongBench's dataset2prompt.json"
             )
         found[task.name] = given[task.name] if given is not None else _lm_eval_template(task)
+        if given is not None:
+            _check_fields(found[task.name], f"{prompts_file}: the prompt for {task.name!r}")
         if given is None and hashlib.sha256(found[task.name].encode()).hexdigest() != task.prompt_sha256:
             raise E2BenchError(
                 f"the installed lm-eval's prompt for {task.name} is not LongBench's official one; "
@@ -76,6 +78,13 @@ def _prompts_file(path: Path) -> dict[str, str]:
     if not isinstance(prompts, dict) or not all(isinstance(v, str) for v in prompts.values()):
         raise DataError(f"{path} is not a JSON object of task name: template")
     return prompts
+
+
+def _check_fields(template: str, what: str) -> None:
+    try:
+        template.format(context="", input="")
+    except (KeyError, ValueError, IndexError, AttributeError) as error:
+        raise DataError(f"{what} cannot be filled in ({error!r}); it may hold {{context}} and {{input}} only") from None
 
 
 def _lm_eval_template(task: Task) -> str:
@@ -111,7 +120,7 @@ def read_examples(folder: Path, task: Task, limit: int | None = None) -> list[di
                 break
             if not raw.strip():
                 continue
-            example = _example(raw, f"{path}:{number}")
+            example = _example(raw, f"{path}:{number}", task)
             if example["_id"] in seen:
                 raise DataError(
                     f"{path}:{number}: _id {example['_id']!r} stands twice in this file; ids must be unique"
@@ -123,9 +132,9 @@ def read_examples(folder: Path, task: Task, limit: int | None = None) -> list[di
     return examples
 
 
-def _example(raw: bytes, where: str) -> dict[str, Any]:
+def _example(raw: bytes, where: str, task: Task) -> dict[str, Any]:
     try:
-        example = json.loads(raw.decode("utf-8"))
+        example = json.loads(raw.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not a JSON object: {str(error)[:120]}") from None
     if not isinstance(example, dict):
@@ -138,5 +147,16 @@ def _example(raw: bytes, where: str) -> dict[str, Any]:
     answers = example["answers"]
     if not isinstance(answers, list) or not answers or not all(isinstance(a, str) for a in answers):
         raise DataError(f"{where}: answers must be a list of at least one text")
+    classes = example["all_classes"]
+    if classes is not None and not (isinstance(classes, list) and all(isinstance(c, str) for c in classes)):
+        raise DataError(f"{where}: all_classes must be null or a list of texts")
+    try:
+        "".join([example["context"], example["input"], *answers]).encode("utf-8")
+        for answer in answers:  # a reference that cannot be scored is found now, not after hours of generation
+            task.metric("", answer, classes)
+    except UnicodeEncodeError:
+        raise DataError(f"{where}: half a surrogate pair, which is no character; mend the text") from None
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
     example["_id"] = str(example["_id"])
     return example
