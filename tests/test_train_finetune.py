@@ -216,6 +216,7 @@ def test_a_profile_compares_training_at_the_long_window_with_e2_at_the_short_one
 
 @pytest.mark.slow
 @pytest.mark.smollm2
+@pytest.mark.filterwarnings("ignore:Could not find a config file")  # peft, beside a GGUF file
 def test_smollm2_learns_with_adapters(smollm2, recipe, tmp_path):
     data = load_recipe(str(recipe)).data[0].files[0]
     overrides = [f"base={smollm2}", f"data=[{{files: [{data}]}}]", "steps=20", "train_window=128", "batch_size=1"]
@@ -223,3 +224,4 @@ def test_smollm2_learns_with_adapters(smollm2, recipe, tmp_path):
     losses = [line["loss"] for line in log(tmp_path)]
     assert len(losses) == 20 and sum(losses[-5:]) < sum(losses[:5])
     assert (tmp_path / "adapter_model.safetensors").exists()
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["base_model_name_or_path"] == str(smollm2)

@@ -10,6 +10,7 @@ import torch
 from e2bench.train import reproduce
 from e2bench.train.corpus import Document, docstrings, is_held_out, stdlib_documents
 from e2bench.train.embed import embed_model
+from e2bench.train.initial import plant_induction
 from e2bench.train.recipe import load_recipe
 from e2bench.train.retrieval import key_values, passkey, passkeys, repetition, retrieval_document, write_retrieval
 from e2bench.train.tokenizer import train_tokenizer
@@ -73,8 +74,8 @@ def test_every_question_of_a_retrieval_sample_can_be_answered_from_its_text(seed
     for question in questions:
         key, value = re.findall(r'"(\w+)"', question)
         assert pairs[key] == value
-    first, again = repetition(rng, chars).split("\n")
-    assert first.removeprefix("Repeat: ") == again.removeprefix("Again: ")
+    head, *lines = repetition(rng, chars).split("\n")
+    assert head == "Repeat:" and len(lines) >= 2 and len(set(lines)) == 1
 
 
 def test_keys_of_several_people_are_stated_before_they_are_asked_for():
@@ -151,3 +152,23 @@ def test_steps_that_are_done_are_not_run_again(monkeypatch, tmp_path, capsys):
     assert ran == ["two"]
     reproduce.main([])
     assert ran == ["two", "two", "three"]
+
+
+def test_a_planted_circuit_looks_back_and_copies_before_any_training():
+    shape = {"hidden_size": 256, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    rope = {"rope_type": "default", "rope_theta": 100_000.0}
+    config = LlamaConfig(
+        vocab_size=500, tie_word_embeddings=True, initializer_range=0.06, rope_parameters=rope, **shape
+    )
+    torch.manual_seed(0)
+    model = LlamaForCausalLM._from_config(config, attn_implementation="eager")
+    once = torch.randperm(500, generator=torch.Generator().manual_seed(1))[None, :40]
+    twice = torch.cat([once, once], 1)
+    before = model(twice).logits[0, 40:-1].argmax(-1)
+    plant_induction(model, seed=0)
+    output = model(twice, output_attentions=True)
+    back = output.attentions[0][0, 0].diagonal(-1)
+    assert back.mean() > 0.95
+    copied = output.logits[0, 40:-1].argmax(-1)
+    expected = twice[0, 41:]
+    assert (copied == expected).float().mean() > 0.5 > (before == expected).float().mean()

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from e2bench.train.initial import plant_induction
 from e2bench.train.recipe import Recipe, one_line
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PretrainedConfig, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from e2bench.errors import ModelError
@@ -32,11 +33,15 @@ def load_model(recipe: Recipe) -> PreTrainedModel:
     """
     if recipe.model:
         torch.manual_seed(recipe.seed)
-        return AutoModelForCausalLM.from_config(load_config(recipe), attn_implementation=recipe.attention)
+        model = AutoModelForCausalLM.from_config(load_config(recipe), attn_implementation=recipe.attention)
+        if recipe.plant_induction:
+            plant_induction(model, recipe.seed)
+        return model
     name, gguf = _located(recipe.base)
+    kind: dict[str, Any] = {"quantization_config": GgufConfig(dequantize=True)} if gguf else {"use_safetensors": True}
     try:
         return AutoModelForCausalLM.from_pretrained(
-            name, dtype=torch.float32, attn_implementation=recipe.attention, use_safetensors=True, **gguf
+            name, dtype=torch.float32, attn_implementation=recipe.attention, **kind, **gguf
         )
     except (OSError, ValueError) as error:
         raise _cannot_load(recipe.base, error) from error
@@ -68,7 +73,9 @@ def add_lora(model: PreTrainedModel, recipe: Recipe) -> Any:
         modules_to_save=recipe.lora.trained or None,
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config)
+    adapted = get_peft_model(model, config)
+    adapted.peft_config["default"].base_model_name_or_path = recipe.base  # peft would name a GGUF file's folder
+    return adapted
 
 
 def _located(name: str) -> tuple[str, dict[str, str]]:

@@ -38,6 +38,7 @@ class Recipe:
 
     base: hub id, folder or .gguf file to start from; empty with `model`.    model: config of a new model
     (`model_type`, …).
+    plant_induction: start a new model with heads that copy (initial.py).
     base_config: the base's config, for a dry run on a machine that does not have the base.
     tokenizer: folder or hub id if not the base's.    native_window: L; from the base's config if not given.
     method … sinks: see `E2Settings`.    train_window: R.
@@ -55,6 +56,7 @@ class Recipe:
     train_window: int
     base: str = ""
     model: dict[str, Any] = field(default_factory=dict)
+    plant_induction: bool = False
     base_config: dict[str, Any] = field(default_factory=dict)
     tokenizer: str = ""
     native_window: int | None = None

@@ -96,6 +96,7 @@ NAMES = (
     "Otto",
     "Paula",
 )
+WORDS = (*NOUNS, *ADJECTIVES, *VERBS, *NAMES)
 ADDED = "Remember it."
 Sample = Callable[[random.Random, int], str]
 
@@ -135,19 +136,17 @@ def key_values(rng: random.Random, chars: int) -> str:
 
 
 def repetition(rng: random.Random, chars: int) -> str:
-    """Random lines and the same lines once more."""
-    words = [
-        rng.choice((_hex(rng, 3), _digits(rng, 3), rng.choice(NOUNS), rng.choice(NAMES))) for _ in range(chars // 10)
-    ]
-    text = " ".join(words)
-    return f"Repeat: {text}\nAgain: {text}"
+    """A line of random words again and again: every word after the first line can be copied."""
+    words = [rng.choice(WORDS) for _ in range(rng.randint(5, max(5, min(60, chars // 14))))]
+    line = " ".join(words)
+    return "Repeat:\n" + "\n".join([line] * max(2, chars // (len(line) + 1)))
 
 
 TASKS: tuple[tuple[Sample, float, float], ...] = (  # task, share of samples, characters a token takes
     (passkey, 0.35, 3.6),
-    (passkeys, 0.35, 2.9),
-    (key_values, 0.2, 1.35),
-    (repetition, 0.1, 1.4),
+    (passkeys, 0.3, 2.9),
+    (key_values, 0.15, 1.35),
+    (repetition, 0.2, 3.4),
 )
 
 
