@@ -225,13 +225,14 @@ def _attention_map(
     box = Rectangle((first - inputs / 250, 0), width + inputs / 125, len(values), fill=False, edgecolor=COLOURS[1])
     box.set(linewidth=1.2, clip_on=False)
     axes.add_patch(box)
-    axes.plot([first + width / 2], [-0.6], marker="v", color=COLOURS[1], clip_on=False, markersize=6)
+    above = axes.get_xaxis_transform()  # just above the frame, whatever its height
+    axes.plot([first + width / 2], [1.04], "v", color=COLOURS[1], markersize=5, clip_on=False, transform=above)
     answered = "answered" if line.get("success") else "not answered"
     share = f"gold span [{first}, {last}]: {line.get('gold_share', float('nan')):.1%} of attention"
     axes.set_title(
         f"{labels.tokens(line['length'])}, g = {labels.scale(line.get('scale'))}, {answered}; {share}",
         loc="left",
-        pad=9,
+        pad=11,
     )
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.set(xlim=(0, inputs), ylim=(len(values), 0))
