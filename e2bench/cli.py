@@ -152,6 +152,22 @@ def attention(
 
 
 @app.command()
+@with_common
+def short(
+    common: Common,
+    *,
+    suite: Annotated[str, Flag(help="paper (Table 7's way of scoring) or lm-eval (the harness's own).")] = "paper",
+    tasks: Annotated[str | None, Flag(help="Names, separated by commas. Default: all.")] = None,
+    data: Annotated[Path | None, Flag(help="Folder with piqa.jsonl, … Default: the public sets.")] = None,
+    limit: Annotated[int | None, Flag(help="Only the first N rows of each task.", min=1)] = None,
+) -> None:
+    """Table 7: short benchmarks, zero-shot, at any scale."""
+    from e2bench.commands.short import run
+
+    run(common, suite=suite, tasks=tasks, data=data, limit=limit)
+
+
+@app.command()
 def score(
     folder: Annotated[Path, typer.Argument(help="A run's folder, or one of LongBench prediction files.")],
     json: Annotated[bool, Flag("--json", help="Print JSON and write nothing.")] = False,

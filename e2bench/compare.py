@@ -180,7 +180,7 @@ def compare(first: Path, second: Path, *, tasks: Sequence[str] | None = None) ->
         for name, samples in ours.items()
         for i, before in samples.items()
     ]
-    ranked = sorted((c for c in changes if abs(c["difference"]) > EQUAL), key=lambda c: -abs(c["difference"]))
+    ranked = sorted((c for c in changes if abs(float(c["difference"])) > EQUAL), key=lambda c: -abs(float(c["difference"])))
     result["largest"] = ranked[:LARGEST]
     return result
 

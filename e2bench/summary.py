@@ -98,6 +98,8 @@ def attention(folder: Path) -> dict[str, Any]:
 def short(folder: Path) -> dict[str, Any]:
     """Accuracy of each task with its standard error, and the plain mean over tasks."""
     tasks, details, suite = {}, {}, ""
+    results = folder / "lm-eval.json"  # beside our lines, what lm-eval itself said (`--suite lm-eval`)
+    harness = read_json(results) if results.exists() else {}
     for path in sorted(folder.glob("*.jsonl")):
         rows = list(merged(folder, path.stem).values())
         correct = [float(row["correct"]) for row in rows]
@@ -113,6 +115,7 @@ def short(folder: Path) -> dict[str, Any]:
             "interval": bounds and [100 * b for b in bounds],
             "scored": len(rows),
             "scoring": rows[0].get("scoring", ""),
+            **({"lm_eval": harness[path.stem]} if path.stem in harness else {}),
         }
     expected = (read_json(folder / RUN).get("resolved") or {}).get("all_tasks") or list(tasks)
     complete = all(name in tasks for name in expected)

@@ -1,0 +1,123 @@
+"""`e2bench short`."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from e2bench.commands.score import show
+from e2bench.errors import DataError, E2BenchError, UnknownName
+from e2bench.options import Common
+from e2bench.processes import Processes
+from e2bench.records import check_folder, file_hashes
+from e2bench.scales import PER_INPUT, parse_length, short_number
+from e2bench.session import (
+    batch_size,
+    check_scale,
+    default_out,
+    finish_run,
+    given,
+    load_model,
+    open_run,
+    rule_for,
+    say,
+)
+from e2bench.tasks.short import COLUMNS, SHORT, ShortTask, select
+
+SUITES = ("paper", "lm-eval")
+
+
+def run(common: Common, *, suite: str, tasks: str | None, data: Path | None, limit: int | None) -> None:
+    """Measure the short benchmarks, zero-shot."""
+    own = {name: value for name, value in locals().items() if name != "common"}
+    if suite not in SUITES:
+        raise UnknownName("suite", suite, list(SUITES))
+    check_scale(common)
+    if common.scale == PER_INPUT or "," in (common.scale or ""):
+        raise E2BenchError(f"--scale {common.scale} is several scales; a short run has one: give a number or auto")
+    chosen = _there([task for task in select(tasks) if suite == "paper" or task.lm_eval], data, wanted=tasks)
+
+    from e2bench import choices, harness
+
+    limit = limit or None
+    rows: dict[str, list[dict[str, Any]]] = {}
+    if data is not None:  # checked before anything is loaded, for either suite
+        rows = {task.name: choices.read_rows_of(data, task, limit) for task in chosen}
+    elif suite == "paper":
+        rows = {task.name: choices.hub_rows(task, limit) for task in chosen}
+    model = load_model(common)
+    rule = rule_for(common, model)
+    window = rule.window(parse_length(common.window) if common.window else None)
+    scaling = rule.scaling(window)
+    names = [str(task.lm_eval) if suite == "lm-eval" else task.name for task in chosen]
+    resolved = {
+        "suite": suite,
+        "tasks": names,
+        "all_tasks": _all_tasks(chosen, suite),
+        "versions": {task.name: task.version for task in chosen} if suite == "paper" else None,
+        "limit": limit,
+        "method": rule.method,
+        "scale": short_number(scaling.factor),
+    }
+    processes = Processes.from_environment()
+    model.rope.set(scaling, window)
+    out = common.out or Path(f"{default_out('short', model, rule)}-{suite}")
+    hashes = file_hashes(data / f"{task.file}.jsonl" for task in chosen) if data else dict.fromkeys(names, "public")
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        open_run(
+            "short",
+            common,
+            model,
+            processes,
+            settings=given(common, **own),
+            resolved=resolved,
+            rope={"method": rule.method, "factor": short_number(scaling.factor)},
+            data=hashes,
+            out=out,
+        ) as folder,
+    ):
+        model.rope.restore()
+        if suite == "paper":
+            work = [(task, rows[task.name]) for task in chosen]
+            choices.measure(model, work, scaling, folder, processes, batch_size(common))
+        else:
+            manager = harness.task_manager(chosen, data, Path(scratch))
+            harness.measure(
+                model, chosen, manager, scaling, folder, processes, limit=limit, batch_size=batch_size(common)
+            )
+        scores = finish_run(out, processes)
+    if scores is not None:
+        show(out, scores)
+        average = scores["averages"]["Avg."]
+        say(f"Avg. {average:.2f}" if average is not None else "Avg. needs every task of Table 7")
+
+
+def _there(tasks: list[ShortTask], data: Path | None, *, wanted: str | None) -> list[ShortTask]:
+    """Tasks whose rows can be had: a file in `data`, or a public set. One WSC is enough, SuperGLUE's before WSC273."""
+    if data is None:
+        return [task for task in tasks if task.hub is not None or wanted is not None]
+    check_folder(data, "--data takes a folder with files like piqa.jsonl")
+    there = [task for task in tasks if (data / f"{task.file}.jsonl").is_file()]
+    missing = [f"{task.file}.jsonl" for task in tasks if task not in there]
+    if wanted is not None and missing:
+        raise DataError(f"{data} has no {missing[0]}; needed for --tasks {wanted}")
+    if not there:
+        raise DataError(f"{data} holds none of {', '.join(dict.fromkeys(task.file for task in SHORT))} (.jsonl)")
+    columns = {task.column for task in there}
+    left_out = [column for column in dict.fromkeys(task.column for task in tasks) if column not in columns]
+    if left_out:
+        say(f"left out, no file in {data}: {', '.join(left_out)}")
+    if wanted is None:
+        there = [task for at, task in enumerate(there) if task.column not in {t.column for t in there[:at]}]
+    return there
+
+
+def _all_tasks(chosen: list[ShortTask], suite: str) -> list[str]:
+    """The tasks an average needs: one a column of Table 7 (the harness has no RACE-Middle)."""
+    by_column = {task.column: task for task in [*reversed(SHORT), *reversed(chosen)]}
+    needed = [by_column[column] for column in COLUMNS]
+    if suite == "paper":
+        return [task.name for task in needed]
+    return [str(task.lm_eval) for task in needed if task.lm_eval]
