@@ -47,6 +47,11 @@ class TrainLog(TrainerCallback):
         }
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+        print(
+            f"step {line['step']}/{state.max_steps}  loss {line['loss']:.4f}  g {line['g']}  t {line['t']:,}  "
+            f"lr {line['lr']:.2e}  {line['seconds']:,.0f} s",
+            flush=True,
+        )
 
 
 class CheckpointConfig(TrainerCallback):

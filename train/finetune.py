@@ -26,7 +26,7 @@ from e2bench.train.rotary import E2Positions
 from rich.console import Console
 from rich.table import Table
 from torch.utils.data import IterableDataset
-from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments, default_data_collator
+from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainingArguments, default_data_collator
 
 from e2bench.errors import E2BenchError, RunFolderError
 from e2bench.rope import native_window
@@ -37,6 +37,7 @@ class E2Trainer(Trainer):
 
     def __init__(self, *, settings: E2Settings, rows_per_step: int, **kwargs: Any) -> None:
         super().__init__(data_collator=default_data_collator, **kwargs)
+        self.remove_callback(PrinterCallback)  # TrainLog prints
         self.settings, self.rows_per_step = settings, rows_per_step
         self.positions = E2Positions(self.model)
         self.last_draw = Draw(1, 0, settings.sinks)
