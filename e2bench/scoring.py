@@ -81,23 +81,32 @@ def score_predictions(rows: Sequence[Mapping[str, Any]], task: Task, *, where: s
     for number, row in enumerate(rows, 1):
         if row.get("finish") == "error":
             continue
+        line = f"{where or task.name}: prediction {number}"
         for name in NEEDED:
             if name not in row:
-                raise DataError(
-                    f"{where or task.name}: prediction {number} has no {name!r}; needed are {', '.join(NEEDED)}"
+                raise DataError(f"{line} has no {name!r}; needed are {', '.join(NEEDED)}")
+        classes = row["all_classes"]
+        if not isinstance(row["pred"], str) or not _texts(row["answers"]):
+            raise DataError(f"{line}: pred must be text and answers a list of texts")
+        if classes is not None and not _texts(classes):
+            raise DataError(f"{line}: all_classes must be null or a list of texts")
+        try:
+            scores.append(
+                score_row(
+                    task.metric,
+                    row["pred"],
+                    row["answers"],
+                    all_classes=classes,
+                    first_line_only=task.first_line_only,
                 )
-        if not isinstance(row["pred"], str) or not isinstance(row["answers"], list):
-            raise DataError(f"{where or task.name}: prediction {number}: pred must be text and answers a list")
-        scores.append(
-            score_row(
-                task.metric,
-                row["pred"],
-                row["answers"],
-                all_classes=row["all_classes"],
-                first_line_only=task.first_line_only,
             )
-        )
+        except DataError as error:
+            raise DataError(f"{line}: {error}") from None
     return scores
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
 
 def score_folder(folder: Path, *, rouge_score: bool = False) -> dict[str, Any]:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 # Before torch and the hub client are imported. Two small runs at once are faster with one thread each.
@@ -86,6 +88,31 @@ def tiny_model(tiny_folder: Path):
     from e2bench.model import Model
 
     return Model.load(ModelSpec(model=str(tiny_folder)))
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a command left: its exit status and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    """`e2bench ARGUMENTS`, in this process: starting another one would cost seconds of imports each time."""
+    from e2bench.cli import main
+
+    def command(*arguments: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["e2bench", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capfd.readouterr()
+        return Ended(int(ended.value.code or 0), out, err)
+
+    return command
 
 
 @pytest.fixture(scope="session")

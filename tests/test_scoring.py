@@ -1,0 +1,190 @@
+"""Averages under three names, intervals, folders of ours and of LongBench's own layout."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from e2bench.tasks.longbench import BY_NAME, LONGBENCH
+from hypothesis import given
+from hypothesis import strategies as st
+
+from e2bench.errors import DataError
+from e2bench.scoring import averages, interval, mean, score_folder, score_predictions, write_scores
+
+PREDICTIONS = Path(__file__).parents[2] / "shared" / "data" / "predictions" / "minilongbench"
+
+# GPT-3.5-Turbo-16k, LongBench's README at THUDM/LongBench 2e00731
+GPT35 = {
+    "narrativeqa": 23.6, "qasper": 43.3, "multifieldqa_en": 52.3, "multifieldqa_zh": 61.2,
+    "hotpotqa": 51.6, "2wikimqa": 37.7, "musique": 26.9, "dureader": 28.7,
+    "gov_report": 29.5, "qmsum": 23.4, "multi_news": 26.7, "vcsum": 16.0,
+    "trec": 68.0, "triviaqa": 91.4, "samsum": 41.7, "lsht": 29.2,
+    "passage_count": 4.5, "passage_retrieval_en": 71.0, "passage_retrieval_zh": 77.5,
+    "lcc": 54.7, "repobench-p": 53.6,
+}  # fmt: skip
+
+
+def test_longbenchs_scheme_gives_the_averages_of_its_readme() -> None:
+    found = averages(GPT35, LONGBENCH)["longbench"]
+    # its README: 44.0 EN, 44.5 ZH, 44.7 All, from task scores of one decimal
+    assert found["EN"] == pytest.approx(44.0, abs=0.05)
+    assert found["ZH"] == pytest.approx(44.45, abs=0.05)
+    assert found["All"] == pytest.approx(44.7, abs=0.05)
+
+
+def test_the_category_scheme_leaves_code_out_of_chinese() -> None:
+    found = averages(GPT35, LONGBENCH)
+    by_hand = (61.2 + 28.7 + 16.0 + 29.2 + 77.5) / 5  # one Chinese task a category
+    assert found["category"]["ZH"] == pytest.approx(by_hand)
+    assert found["category"]["EN"] == found["longbench"]["EN"]
+
+
+def test_the_papers_scheme_is_a_plain_mean_without_synthetic_tasks() -> None:
+    found = averages(GPT35, LONGBENCH)["e2"]
+    synthetic = {"passage_count", "passage_retrieval_en", "passage_retrieval_zh"}
+    zh = ["multifieldqa_zh", "dureader", "vcsum", "lsht"]
+    en = [name for name in GPT35 if name not in synthetic and name not in zh]
+    assert (len(en), len(zh)) == (14, 4)
+    assert found["EN"] == pytest.approx(sum(GPT35[n] for n in en) / 14)
+    assert found["ZH"] == pytest.approx(sum(GPT35[n] for n in zh) / 4)
+    assert found["All"] == pytest.approx((14 * found["EN"] + 4 * found["ZH"]) / 18)
+
+
+MISSING = {
+    "trec": "e2 EN, e2 All, longbench EN, longbench All, category EN, category All",
+    "lsht": "e2 ZH, e2 All, longbench ZH, longbench All, category ZH, category All",
+    "passage_count": "longbench EN, longbench All, category EN, category All",
+    "lcc": "e2 EN, e2 All, longbench EN, longbench ZH, longbench All, category EN, category All",
+}
+
+
+@pytest.mark.parametrize(("missing", "null"), MISSING.items())
+def test_an_average_with_a_task_missing_is_null_and_no_other(missing: str, null: str) -> None:
+    found = averages({name: score for name, score in GPT35.items() if name != missing}, LONGBENCH)
+    nulls = [f"{scheme} {c}" for scheme, columns in found.items() for c, value in columns.items() if value is None]
+    assert ", ".join(nulls) == null
+
+
+# ---- rows and intervals
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=30))
+def test_the_interval_is_inside_the_values_and_the_same_each_time(values: list[float]) -> None:
+    bounds = interval(values)
+    assert bounds is not None and interval(values) == bounds
+    low, high = bounds
+    assert min(values) - 1e-12 <= low <= high <= max(values) + 1e-12
+
+
+def test_the_interval_of_many_values_is_that_of_the_normal_law() -> None:
+    values = np.random.default_rng(1).normal(0.5, 0.1, 4000)
+    bounds = interval(values)
+    assert bounds is not None
+    half = 1.96 * values.std() / np.sqrt(len(values))  # central limit theorem
+    assert bounds == pytest.approx([values.mean() - half, values.mean() + half], abs=0.1 * half)
+
+
+def test_one_value_has_no_interval_and_none_no_mean() -> None:
+    assert interval([0.5]) is None and interval([]) is None and mean([]) is None
+
+
+def prediction(**fields: Any) -> dict[str, Any]:
+    """A line of LongBench's own scripts."""
+    return {"pred": "Date", "answers": ["Date"], "all_classes": ["Date", "Place"], "length": 5, **fields}
+
+
+def test_failed_rows_are_left_out_of_the_score() -> None:
+    rows = [prediction(), prediction(pred="no"), prediction(pred="", finish="error")]
+    assert score_predictions(rows, BY_NAME["trec"]) == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ({"pred": None}, "pred must be text"),
+        ({"answers": "Date"}, "answers a list"),
+        ({"answers": [None]}, "answers"),
+        ({"all_classes": None}, "all_classes"),
+        ({"all_classes": [1]}, "all_classes"),
+    ],
+)
+def test_a_line_that_cannot_be_scored_is_named(broken: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        score_predictions([prediction(), prediction(**broken)], BY_NAME["trec"], where="x/trec.jsonl")
+
+
+@pytest.mark.parametrize("field", ["pred", "answers", "all_classes"])
+def test_a_line_without_a_field_is_named(field: str) -> None:
+    row = {name: value for name, value in prediction().items() if name != field}
+    with pytest.raises(DataError, match=rf"x/trec\.jsonl.* 2 has no '{field}'"):
+        score_predictions([prediction(), row], BY_NAME["trec"], where="x/trec.jsonl")
+
+
+# ---- folders
+
+
+def folder_of(path: Path, **files: list[dict[str, Any]]) -> Path:
+    """A folder of prediction files."""
+    for name, rows in files.items():
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (path / f"{name.replace('_P', '-p')}.jsonl").write_text(text, encoding="utf-8")
+    return path
+
+
+def test_longbenchs_own_folder_is_scored_row_by_row_even_with_equal_rows(tmp_path: Path) -> None:
+    rows = [prediction(), prediction(), prediction(pred="Place\nDate")]  # the first line alone counts
+    found = score_folder(folder_of(tmp_path, trec=rows, hotpotqa=[prediction(pred="the date.")]))
+    assert found["tasks"] == {"trec": pytest.approx(200 / 3), "hotpotqa": 100.0}
+    details = found["details"]["trec"]
+    assert (details["scored"], details["expected"], details["left_out"], details["failed"]) == (3, 200, 197, 0)
+    assert found["averages"]["e2"] == {"EN": None, "ZH": None, "All": None}
+    assert not (tmp_path / "scores.json").exists()
+
+
+def test_scores_are_written_whole(tmp_path: Path) -> None:
+    scores = score_folder(folder_of(tmp_path, trec=[prediction()]))
+    assert json.loads(write_scores(tmp_path, scores).read_text(encoding="utf-8")) == scores
+
+
+def test_a_task_of_failed_rows_alone_has_no_score(tmp_path: Path) -> None:
+    found = score_folder(folder_of(tmp_path, trec=[prediction(finish="error", pred="")]))
+    assert found["tasks"] == {} and found["details"]["trec"]["failed"] == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("notes.txt", "x", "no .jsonl file"),
+        ("squad.jsonl", "{}\n", r"unknown tasks \(squad\.jsonl\)"),
+        ("trec.jsonl", '{"pred": "x"\n', r"trec\.jsonl:1"),
+        ("run.json", "{", "run.json"),
+        ("run.json", '{"experiment": "chess"}', "'chess'"),
+    ],
+)
+def test_a_folder_that_cannot_be_scored_is_an_error_that_says_why(
+    tmp_path: Path, file: str, text: str, message: str
+) -> None:
+    (tmp_path / file).write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        score_folder(tmp_path)
+
+
+def test_rouge_score_stands_beside_the_summaries_only(tmp_path: Path) -> None:
+    rows = [prediction(pred="a b c d", answers=["a b x d"])]
+    found = score_folder(folder_of(tmp_path, gov_report=rows, trec=[prediction()]), rouge_score=True)
+    # LCS "a b d": 3 of 4 words on both sides, in either package
+    assert found["details"]["gov_report"]["rouge_score"] == pytest.approx(75.0)
+    assert found["tasks"]["gov_report"] == pytest.approx(75.0, abs=1e-5)
+    assert "rouge_score" not in found["details"]["trec"]
+
+
+@pytest.mark.skipif(not PREDICTIONS.is_dir(), reason="published predictions are not beside the checkout")
+def test_published_predictions_get_their_published_scores() -> None:
+    found = score_folder(PREDICTIONS)
+    official = json.loads((PREDICTIONS / "result.json").read_text(encoding="utf-8"))
+    for name, score in found["tasks"].items():
+        assert score == pytest.approx(official[name], abs=0.01), name
