@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ import e2bench
 from e2bench.errors import DataError, RunFailed, RunFolderError
 
 RUN, SCORES, LOCK = "run.json", "scores.json", ".lock"
+SHOWN_S = 90  # NFS keeps a folder's listing for up to 60 s
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "peft", "lm-eval", "jieba", "numpy")
 
 
@@ -130,9 +132,7 @@ class RunFolder:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for descriptor in self._files.values():
-            os.close(descriptor)
-        self._files.clear()
+        self.close()
         if self.rank == 0:
             self._unlock()
 
@@ -237,18 +237,38 @@ class RunFolder:
                 os.ftruncate(descriptor, whole)
         return descriptor
 
-    def finish(self, order: Mapping[str, list[str]]) -> None:
-        """Merge every process's lines into NAME.jsonl in the given order of ids, and mark the run complete."""
+    def close(self) -> None:
+        """Close the files; the next line opens its own again."""
         for descriptor in self._files.values():
             os.close(descriptor)
         self._files.clear()
+
+    def finish(self, order: Mapping[str, list[str]]) -> None:
+        """Merge every process's lines into NAME.jsonl in the given order of ids, and mark the run complete.
+
+        Raises RunFailed when lines are missing, after waiting for a network's file system to show them.
+        """
+        self.close()
         for name, ids in order.items():
-            lines = merged(self.path, name)
+            lines = self._complete(name, ids)
             write_atomic(self.path / f"{name}.jsonl", b"".join(encode_row(lines[i]) for i in ids))
             for part in self.path.glob(f"{name}.rank*.jsonl"):
                 part.unlink()
         run = read_json(self.path / RUN)
         write_json(self.path / RUN, {**run, "ended": now()})
+
+    def _complete(self, name: str, ids: list[str]) -> dict[str, dict[str, Any]]:
+        deadline = time.monotonic() + (SHOWN_S if self.world > 1 else 0)
+        while True:
+            lines = merged(self.path, name)
+            missing = [one for one in ids if one not in lines]
+            if not missing:
+                return lines
+            if time.monotonic() >= deadline:
+                raise RunFailed(
+                    f"{self.path} lacks {len(missing)} of {len(ids)} lines of {name}; give the same command again"
+                )
+            time.sleep(1)
 
 
 def merged(folder: Path, name: str) -> dict[str, dict[str, Any]]:

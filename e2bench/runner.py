@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -52,16 +53,16 @@ def run(
     Raises RunFailed when a single item does not fit the memory.
     """
     processes.barrier(f"ready/{title}")
-    done = {name: folder.done(name) for name in {item.file for item in items}}
-    left = [item for item in items if item.id not in done[item.file]]
-    processes.barrier(f"planned/{title}")
+    batches = _shared_plan(items, folder, batch_size, processes, title)
+    left = [item for batch in batches for item in batch]
     with _Bar(title, items, left, enabled=processes.rank == 0, note=note) as bar:
-        for batch in _claimed(plan(left, batch_size), processes, title):
+        for batch in _claimed(batches, processes, title):
             for item, row in _halving(batch, work):
                 if row_id(row) != item.id:
                     raise ValueError(f"record {row_id(row)!r} was made for item {item.id!r}")
                 folder.append(item.file, row)
                 bar.advance(item, row)
+    folder.close()  # NFS shows a file's last lines to other machines once it is closed
     processes.barrier(f"finished/{title}")
     if processes.rank == 0:
         order: dict[str, list[str]] = {}
@@ -84,6 +85,28 @@ def plan(items: Sequence[Item], batch_size: Callable[[Item], int]) -> list[list[
             batches.append(members[:size])
             members = members[size:]
     return sorted(batches, key=lambda batch: -batch[0].cost)
+
+
+def _shared_plan(
+    items: Sequence[Item],
+    folder: RunFolder,
+    batch_size: Callable[[Item], int],
+    processes: Processes,
+    title: str,
+) -> list[list[Item]]:
+    """Rank 0's plan of what `folder` does not hold yet, for all ranks.
+
+    Each rank's own would differ: batch sizes follow the memory that is free, and a network's file system may show one
+    machine less than another.
+    """
+
+    def made() -> str:
+        done = {name: folder.done(name) for name in {item.file for item in items}}
+        left = [item for item in items if item.id not in done[item.file]]
+        at = {(item.file, item.id): index for index, item in enumerate(items)}
+        return json.dumps([[at[item.file, item.id] for item in batch] for batch in plan(left, batch_size)])
+
+    return [[items[index] for index in batch] for batch in json.loads(processes.share(f"plan/{title}", made))]
 
 
 def _claimed(batches: list[list[Item]], processes: Processes, title: str) -> Iterator[list[Item]]:
