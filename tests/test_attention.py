@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -192,3 +194,36 @@ def test_short_documents_join_to_one_demo_text_and_the_value_ends_at_its_quote(t
     assert closed('a3f0"')
     assert closed("a3f0\n")
     assert not closed("\na3f0")
+
+
+PEAK = """
+import resource, sys, torch
+from transformers import LlamaConfig, LlamaForCausalLM
+sys.path.insert(0, {tests!r})
+from conftest import VOCAB, byte_tokenizer
+from e2bench.attention import Recorder, View, recording
+from e2bench.model import Model, Prompt
+tokens, mode = 32768, sys.argv[1]
+config = LlamaConfig(vocab_size=VOCAB, hidden_size=64, intermediate_size=64, num_hidden_layers=2,
+                     num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=tokens)
+model = Model(LlamaForCausalLM(config), byte_tokenizer(), name="tiny")
+prompt = Prompt(torch.randint(2, VOCAB, (tokens,)).tolist(), 24, min_new_tokens=24)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+if mode == "plain":
+    list(model.generate([prompt]))
+else:
+    with recording(model, Recorder(View(), layers=2, heads=2, inputs=tokens, gold=(9, 12))):
+        list(model.generate([prompt]))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.slow
+def test_peak_memory_at_32k_stays_within_a_fifth_of_plain_generation() -> None:
+    script = PEAK.format(tests=str(Path(__file__).parent))
+    kilobytes = {
+        mode: int(subprocess.run([sys.executable, "-c", script, mode], capture_output=True, check=True).stdout)
+        for mode in ("plain", "rows")
+    }
+    assert kilobytes["rows"] < 1.2 * kilobytes["plain"], kilobytes
+    assert kilobytes["rows"] < 32768 * 32768 // 1024, kilobytes  # one byte a pair would be N × N
