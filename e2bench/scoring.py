@@ -17,6 +17,7 @@ RESAMPLES = 2000
 LANGUAGES = ("EN", "ZH", "All")
 SCHEMES = ("e2", "longbench", "category")
 NEEDED = ("pred", "answers", "all_classes")
+LENGTH_BUCKETS = {"0-4k": 4000, "4-8k": 8000, "8k+": float("inf")}  # LongBench eval.py at 2e00731, `scorer_e`
 
 
 def interval(values: Sequence[float], *, seed: int = 0) -> list[float] | None:
@@ -109,6 +110,16 @@ def _texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
 
+def by_length(lengths: Sequence[Any], values: Sequence[float]) -> dict[str, dict[str, Any]]:
+    """Scores (0-100) by LongBench-E's buckets of `length` in words; {} where a row does not tell its length."""
+    if not all(isinstance(length, int | float) for length in lengths):
+        return {}
+    buckets: dict[str, list[float]] = {name: [] for name in LENGTH_BUCKETS}
+    for length, value in zip(lengths, values, strict=True):
+        buckets[next(name for name, end in LENGTH_BUCKETS.items() if length < end)].append(value)
+    return {name: {"score": 100 * sum(got) / len(got), "scored": len(got)} for name, got in buckets.items() if got}
+
+
 def score_folder(folder: Path, *, rouge_score: bool = False) -> dict[str, Any]:
     """The contents of scores.json for a run folder of ours or of LongBench's own layout. Writes nothing.
 
@@ -167,6 +178,9 @@ def _task_details(folder: Path, task: Task, rouge_score: bool) -> dict[str, Any]
         "metric": task.metric.__name__,
         "version": task.version,
     }
+    if task.in_longbench_e:
+        answered = [r for r in rows if r.get("finish") != "error"]
+        entry["by_length"] = by_length([r.get("length") for r in answered], values)
     if rouge_score and task.metric is rouge_l:
         google = [max(rouge_score_l(r["pred"], a) for a in r["answers"]) for r in rows if r.get("finish") != "error"]
         entry["rouge_score"] = 100 * (mean(google) or 0.0)

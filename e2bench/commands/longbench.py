@@ -14,6 +14,7 @@ from e2bench.scales import PER_INPUT, ScaleRule, parse_length, short_number
 from e2bench.session import batch_size, check_scale, default_out, finish_run, given, load_model, open_run, rule_for
 from e2bench.task import Example, Task, read_examples, templates
 from e2bench.tasks.longbench import select
+from e2bench.tasks.models import find as find_preset
 from e2bench.truncation import MODES, input_limit
 
 
@@ -55,7 +56,7 @@ def run(
         window=window,
         input_limit=input_limit,
         truncation=truncation,
-        wrapper=chat_wrapper(chat_template, model.tokenizer),
+        wrapper=chat_wrapper(_chat_format(chat_template, common), model.tokenizer),
         with_context=not no_context,
         early_stop=early_stop,
         batch_size=batch_size(common),
@@ -119,6 +120,12 @@ def data_folder(data: Path | None, tasks: list[Task]) -> Path:
             f"give --tasks {','.join(there[:6])}{',…' if len(there) > 6 else ''}, or the whole data set"
         )
     return data
+
+
+def _chat_format(given: str, common: Common) -> str:
+    """A preset's own chat format where `auto` leaves the choice."""
+    preset = find_preset(common.model)
+    return preset.chat if preset is not None and given == "auto" else given
 
 
 def _window(common: Common, rule: ScaleRule) -> int | None:
