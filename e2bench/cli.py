@@ -286,6 +286,8 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         code = app(standalone_mode=False)
+        if code == 130:  # typer takes the interrupt for itself and says nothing
+            raise KeyboardInterrupt
     except E2BenchError as error:
         code = _say(str(error), error.exit_code)
     except KeyboardInterrupt:
