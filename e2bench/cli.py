@@ -51,20 +51,10 @@ def longbench(
     early_stop: Annotated[bool, Flag(help="Stop a row once its score cannot change.")] = True,
 ) -> None:
     """LongBench v1: 21 tasks, middle truncation, official scores and averages."""
+    arguments = dict(locals())
     from e2bench.commands.longbench import run
 
-    run(
-        common,
-        tasks=tasks,
-        data=data,
-        limit=limit,
-        input_limit=input_limit,
-        truncation=truncation,
-        chat_template=chat_template,
-        prompts=prompts,
-        no_context=no_context,
-        early_stop=early_stop,
-    )
+    run(**arguments)
 
 
 @app.command()
@@ -84,21 +74,10 @@ def ppl(
     dry_run: Annotated[bool, Flag("--dry-run", help="Print the work and stop.")] = False,
 ) -> None:
     """Sliding-window perplexity, the scale chosen per length."""
+    arguments = dict(locals())
     from e2bench.commands.ppl import run
 
-    run(
-        common,
-        lengths=lengths,
-        protocol=protocol,
-        stride=stride,
-        data=data,
-        docs=docs,
-        min_tokens=min_tokens,
-        doc_tokens=doc_tokens,
-        max_windows=max_windows,
-        extrapolate=extrapolate,
-        dry_run=dry_run,
-    )
+    run(**arguments)
 
 
 @app.command()
@@ -112,9 +91,10 @@ def passkey(
     early_stop: Annotated[bool, Flag(help="Stop once the number is complete.")] = True,
 ) -> None:
     """Passkey retrieval: a grid of lengths, depths and trials."""
+    arguments = dict(locals())
     from e2bench.commands.passkey import run
 
-    run(common, lengths=lengths, depths=depths, trials=trials, early_stop=early_stop)
+    run(**arguments)
 
 
 @app.command()
@@ -134,21 +114,10 @@ def attention(
     keep_heads: Annotated[bool, Flag("--keep-heads", help="Store every chosen head's rows too.")] = False,
 ) -> None:
     """Figure 6: attention of an answer's tokens over a long input with hidden key-value pairs."""
+    arguments = dict(locals())
     from e2bench.commands.attention import run
 
-    run(
-        common,
-        lengths=lengths,
-        data=data,
-        depth=depth,
-        trials=trials,
-        keys=keys,
-        scattered=scattered,
-        layers=layers,
-        heads=heads,
-        reduction=reduction,
-        keep_heads=keep_heads,
-    )
+    run(**arguments)
 
 
 @app.command()
@@ -162,9 +131,10 @@ def short(
     limit: Annotated[int | None, Flag(help="Only the first N rows of each task.", min=1)] = None,
 ) -> None:
     """Table 7: short benchmarks, zero-shot, at any scale."""
+    arguments = dict(locals())
     from e2bench.commands.short import run
 
-    run(common, suite=suite, tasks=tasks, data=data, limit=limit)
+    run(**arguments)
 
 
 @app.command()
@@ -249,16 +219,10 @@ def serve_command(
     port: Annotated[int, Flag(help="Of the server.", min=1, max=65535)] = 8000,
 ) -> None:
     """Print the vLLM or SGLang command that serves a model at a scale; nothing is loaded."""
+    arguments = dict(locals())
     from e2bench.commands.serve_command import run
 
-    run(
-        common,
-        engine=engine,
-        tensor_parallel=tensor_parallel,
-        pipeline_parallel=pipeline_parallel,
-        nodes=nodes,
-        port=port,
-    )
+    run(**arguments)
 
 
 @app.command()
