@@ -59,7 +59,7 @@ def scale_rule(scale: str | None, method: str | None, native: int, own: RopeScal
             f"the checkpoint has its own RoPE scaling (one of {', '.join(OWN_METHODS)}), which --scale would replace; "
             "say what is meant with --method, or leave --scale out to keep it"
         )
-    kind, values = _parse(scale or AUTO)
+    kind, values = _parse(AUTO if scale is None else scale)
     return ScaleRule(kind, values, method or "linear", native)
 
 
@@ -87,7 +87,7 @@ def parse_length(text: str) -> int:
         tokens = float(number) * factor
     except ValueError:
         tokens = math.nan
-    if not (tokens >= 1 and tokens == int(tokens)):
+    if not (1 <= tokens < math.inf and tokens == int(tokens)):
         raise E2BenchError(f"length {text!r} is not a number of tokens; write 4096, 4k, 4k,8k or 4k..64k")
     return int(tokens)
 
@@ -96,8 +96,8 @@ def parse_lengths(text: str) -> list[int]:
     """Lengths of `4k..64k` (doubling, always ending with the end point) and comma lists, in growing order."""
     lengths: list[int] = []
     for part in filter(None, text.replace(" ", "").split(",")):
-        first, _, last = part.partition("..")
-        begin, end = parse_length(first), parse_length(last or first)
+        first, dots, last = part.partition("..")
+        begin, end = parse_length(first), parse_length(last if dots else first)
         if begin > end:
             raise E2BenchError(f"lengths {part!r} run backwards; write the shorter one first")
         while begin < end:

@@ -128,9 +128,16 @@ def rule_for(common: Common, model: Model) -> ScaleRule:
     return scale_rule(common.scale, common.method, model.native_window, model.own_scaling)
 
 
-def check_scale(common: Common) -> None:
-    """Refuse an impossible `--scale`, `--method`, `--window` or `--batch-size` before anything is loaded."""
-    scale_rule(common.scale, common.method, 1, None)
+def check_scale(common: Common, *, lists: bool = False) -> None:
+    """Refuse an impossible `--scale`, `--method`, `--window` or `--batch-size` before anything is loaded.
+
+    lists: whether the experiment takes several scales in one run.
+    """
+    rule = scale_rule(common.scale, common.method, 1, None)
+    if len(rule.values) > 1 and not lists:
+        raise E2BenchError(
+            f"scale {common.scale!r} is a list, which only ppl takes; give one number, auto or per-input"
+        )
     for text in (common.window, common.native_window):
         if text is not None:
             parse_length(text)

@@ -42,6 +42,8 @@ def refused(ended: Any, *said: str) -> None:
         (["--data", "absent"], ["no folder absent"]),
         (["--data", "EMPTY"], ["holds no NAME.jsonl file"]),
         (["--scale", "0.5"], ["scale 0.5 is not possible", "at least 1"]),
+        (["--scale", "2,4"], ["'2,4' is a list, which only ppl takes"]),
+        (["--scale", ""], ["scale '' is not a number"]),
         (["--scale", "eight"], ["'eight' is not a number"]),
         (["--scale", "nan"], ["nan"]),
         (["--scale", "1e999"], ["finite"]),

@@ -40,7 +40,7 @@ def run(
     """Measure sliding-window perplexity at every length and scale."""
     own = {name: value for name, value in locals().items() if name != "common"}
     windows = parse_lengths(lengths)
-    check_scale(common)
+    check_scale(common, lists=True)
 
     from e2bench.perplexity import PROTOCOLS, Protocol, cells_of, measure
 
