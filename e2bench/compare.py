@@ -167,7 +167,7 @@ def compare(first: Path, second: Path, *, tasks: Sequence[str] | None = None) ->
     unit = UNITS[experiment]
     result: dict[str, Any] = {"first": str(first), "second": str(second), "experiment": experiment, "unit": unit.name}
     result["tasks"] = {name: _task(ours[name], theirs[name], unit.factor) for name in ours}
-    changes = [
+    changes: list[dict[str, Any]] = [
         {
             "task": name,
             "id": i,
@@ -180,7 +180,7 @@ def compare(first: Path, second: Path, *, tasks: Sequence[str] | None = None) ->
         for name, samples in ours.items()
         for i, before in samples.items()
     ]
-    ranked = sorted((c for c in changes if abs(float(c["difference"])) > EQUAL), key=lambda c: -abs(float(c["difference"])))
+    ranked = sorted((c for c in changes if abs(c["difference"]) > EQUAL), key=lambda c: -abs(c["difference"]))
     result["largest"] = ranked[:LARGEST]
     return result
 
