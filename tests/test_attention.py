@@ -13,11 +13,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from e2bench.attention import Cell, Recorder, View, closed, last_row, make_cell, measure, npz_name, recording
+from e2bench.cli import app
 from e2bench.commands.attention import joined, long_texts, parse_depths, parse_indices
 from e2bench.corpus import Document
-from e2bench.errors import DataError, E2BenchError
+from e2bench.errors import DataError, E2BenchError, RunFolderError
 from e2bench.model import Model, Prompt
 from e2bench.processes import Processes
 from e2bench.records import RunFolder, manifest, read_rows
@@ -194,6 +196,37 @@ def test_short_documents_join_to_one_demo_text_and_the_value_ends_at_its_quote(t
     assert closed('a3f0"')
     assert closed("a3f0\n")
     assert not closed("\na3f0")
+
+
+def invoke(*arguments: object) -> None:
+    result = CliRunner().invoke(app, ["attention", *map(str, arguments)])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+
+
+def test_the_command_measures_resumes_and_refuses_other_settings(tiny_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(TEXT)
+    out = tmp_path / "run"
+    own = ("--lengths", "360,420", "--keys", "short", "--data", tmp_path / "text.txt")
+    common = ("--model", tiny_folder, *own, "--out", out)
+    invoke(*common)
+    lines = (out / "attention.jsonl").read_bytes()
+    assert [row["scale"] for row in read_rows(out / "attention.jsonl")] == [3, 4]  # auto: the smallest g that covers
+    assert json.loads((out / "scores.json").read_text())["lengths"][1]["length"] == 420
+    invoke(*common, "--resume")
+    assert (out / "attention.jsonl").read_bytes() == lines
+    with pytest.raises(RunFolderError, match='reduction = "mean", not "max"'):
+        invoke(*common, "--reduction", "max")
+    for options, message in (
+        (("--layers", "2"), "unknown layer '2'; the model has layers 0 … 1"),
+        (("--heads", "0..4"), "unknown head '4'"),
+        (("--lengths", "32k"), "32k are needed"),
+        (("--lengths", "64"), "give longer --lengths"),
+        (("--keys", "long"), "unknown key style"),
+        (("--depth", "2"), "depth '2' is not possible"),
+    ):
+        with pytest.raises(E2BenchError, match=message):
+            invoke(*common, "--out", tmp_path / "other", *options)
 
 
 PEAK = """
