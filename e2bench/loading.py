@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,11 @@ def load_weights(spec: ModelSpec) -> tuple[Any, Any, str]:
     else:
         options["use_safetensors"] = None if spec.allow_pickle else True
 
-    hf = _guarded(spec, lambda: AutoModelForCausalLM.from_pretrained(**options), "weights")
+    hf, info = _guarded(
+        spec, lambda: AutoModelForCausalLM.from_pretrained(**options, output_loading_info=True), "weights"
+    )
+    if missing := sorted(info["missing_keys"]):  # transformers fills them with random numbers and goes on
+        raise ModelError(f"{spec.path} lacks {len(missing)} of the model's tensors, {missing[0]} among them")
     if adapter:
         hf = _with_adapter(spec, hf, adapter)
     if any(not p.is_floating_point() for p in hf.parameters()):
@@ -99,8 +103,9 @@ def _source(spec: ModelSpec) -> tuple[dict[str, Any], Path | None]:
             base = _read_json(path / "adapter_config.json").get("base_model_name_or_path")
             if not base:
                 raise ModelError(f"{path / 'adapter_config.json'} names no base_model_name_or_path")
-            source, _ = _source(ModelSpec(model=base, revision=spec.revision, trust_remote_code=spec.trust_remote_code))
-            return source, path
+            if (Path(base) / "adapter_config.json").exists():
+                raise ModelError(f"the base of the adapter {path} is an adapter itself ({base}); merge that one first")
+            return _source(replace(spec, model=base))[0], path
         _check_folder(path, spec)
     elif path.is_absolute() or str(spec.path).startswith((".", "~")) or spec.path.count("/") > 1:
         raise ModelError(

@@ -219,8 +219,8 @@ class Model:
     @torch.inference_mode()
     def _check_head(self) -> None:
         ids = torch.arange(min(8, self.vocab_size), device=self.device)[None]
-        want = self.hf(input_ids=ids, use_cache=False).logits.float()
-        if not torch.allclose(self.head(self.hidden(ids)), want, atol=1e-3, rtol=1e-2):
+        found, want = self.head(self.hidden(ids)), self.hf(input_ids=ids, use_cache=False).logits
+        if not torch.allclose(found, want.to(found), atol=1e-3, rtol=1e-2):
             raise ModelError(f"{type(self.hf).__name__} changes its logits after the output embeddings: not supported")
 
     @torch.inference_mode()
