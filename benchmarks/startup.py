@@ -19,6 +19,8 @@ from pathlib import Path
 from _common import LONGBENCH, alternate, ratio, write
 from e2bench.tasks.demo import write_longbench
 
+from e2bench.loading import embedded_model
+
 BARE = """
 import sys, torch
 from pathlib import Path
@@ -47,28 +49,29 @@ def run(command: list[str]) -> None:
 def main() -> None:
     """Alternate the commands and print the medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True)
+    parser.add_argument("--model", help="folder or .gguf; default: the embedded tiny model")
     parser.add_argument("--data", type=Path, default=LONGBENCH)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--window", type=int, default=512)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
+    model = given.model or str(embedded_model())
     e2bench = [sys.executable, "-m", "e2bench"]
     with tempfile.TemporaryDirectory() as folder:
         data = given.data if given.data.is_dir() else write_longbench(Path(folder) / "data", examples=1)
-        longbench = [*e2bench, "longbench", "--model", given.model, "--data", str(data), "--tasks", "trec"]
+        longbench = [*e2bench, "longbench", "--model", model, "--data", str(data), "--tasks", "trec"]
         longbench += ["--limit", "1", "--window", str(given.window), "--scale", "1", "--dtype", "bfloat16", "--fresh"]
         calls = {
             "help": lambda: run([*e2bench, "--help"]),
             "longbench": lambda: run([*longbench, "--out", f"{folder}/out"]),
-            "bare": lambda: run([sys.executable, "-c", BARE, given.model, str(given.window - 64)]),
+            "bare": lambda: run([sys.executable, "-c", BARE, model, str(given.window - 64)]),
         }
         times = alternate(calls, given.rounds)
     over = ratio(times["longbench"], times["bare"])
     medians = {name: statistics.median(values) for name, values in times.items()}
     print(f"--help: {medians['help']:.2f} s (best {min(times['help']):.2f})")
     print(f"longbench {medians['longbench']:.1f} s, bare script {medians['bare']:.1f} s: {over['median']:.2f} times")
-    write("startup", {"model": Path(given.model).name, "seconds": times, "longbench / bare": over}, given.out)
+    write("startup", {"model": Path(model).name, "seconds": times, "longbench / bare": over}, given.out)
 
 
 if __name__ == "__main__":
