@@ -7,7 +7,6 @@ read once; its scores count in every option, since means over different numbers 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import torch.nn.functional as F
 from e2bench.errors import DataError
 from e2bench.model import Model, Prompt, common_prefix
 from e2bench.processes import Processes
-from e2bench.records import RunFolder
+from e2bench.records import RunFolder, json_object
 from e2bench.rope import RopeScaling
 from e2bench.runner import Item, Row, run
 from e2bench.scales import short_number
@@ -44,12 +43,8 @@ def read_rows_of(folder: Path, task: ShortTask, limit: int | None) -> list[dict[
 
 
 def _checked(raw: bytes, task: ShortTask, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(raw.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not a JSON object: {str(error)[:120]}") from None
-    missing = [f for f in task.fields if f not in row] if isinstance(row, dict) else list(task.fields)
-    if missing:
+    row = json_object(raw, where)
+    if missing := [f for f in task.fields if f not in row]:
         raise DataError(f"{where}: field {missing[0]!r} is missing; {task.name} needs {', '.join(task.fields)}")
     try:
         made = task.make(row)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from e2bench.errors import DataError
-from e2bench.records import RUN, check_folder, merged, read_json, read_rows
+from e2bench.records import RUN, check_folder, merged, read_json, stored_rows
 from e2bench.scoring import interval, mean, score_predictions
 
 LARGEST = 10
@@ -55,7 +55,7 @@ def load(folder: Path) -> tuple[str, Samples]:
     if experiment not in UNITS:
         raise DataError(f"{folder / RUN} names the experiment {experiment!r}, which e2bench does not know")
     if experiment == "longbench":
-        samples = _longbench(folder, ours)
+        samples = _longbench(folder)
     elif experiment == "short":
         samples = {path.stem: _short(merged(folder, path.stem)) for path in sorted(folder.glob("*.jsonl"))}
     else:
@@ -66,7 +66,7 @@ def load(folder: Path) -> tuple[str, Samples]:
     return experiment, samples
 
 
-def _longbench(folder: Path, ours: bool) -> Samples:
+def _longbench(folder: Path) -> Samples:
     from e2bench.tasks.longbench import LONGBENCH
 
     samples: Samples = {}
@@ -74,8 +74,7 @@ def _longbench(folder: Path, ours: bool) -> Samples:
         path = folder / f"{task.name}.jsonl"
         if not path.exists() and not any(folder.glob(f"{task.name}.rank*.jsonl")):
             continue
-        rows = list(merged(folder, task.name).values()) if ours else read_rows(path)
-        rows = [row for row in rows if row.get("finish") != "error"]
+        rows = [row for row in stored_rows(folder, task.name) if row.get("finish") != "error"]
         scores = score_predictions(rows, task, where=str(path))
         samples[task.name] = {
             str(row.get("_id", number)): Sample(score, str(row["answers"]), row["pred"])
@@ -180,7 +179,7 @@ def compare(first: Path, second: Path, *, tasks: Sequence[str] | None = None) ->
         for name, samples in ours.items()
         for i, before in samples.items()
     ]
-    ranked = sorted((c for c in changes if abs(c["difference"]) > EQUAL), key=lambda c: -abs(c["difference"]))
+    ranked = sorted((c for c in changes if abs(float(c["difference"])) > EQUAL), key=lambda c: -abs(c["difference"]))
     result["largest"] = ranked[:LARGEST]
     return result
 

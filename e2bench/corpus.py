@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import json
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from e2bench.errors import DataError
+from e2bench.records import json_object
 
 DEFAULT_DOCS = 128  # the paper's (section 5.3)
 
@@ -65,11 +65,7 @@ def _json_lines(path: Path) -> Iterator[Document]:
 
 
 def _json_document(raw: bytes, where: str) -> Document:
-    try:
-        row = json.loads(_decoded(raw, where))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not a JSON object: {str(error)[:120]}") from None
-    text = row.get("text") if isinstance(row, dict) else None
+    text = json_object(raw, where).get("text")
     if not isinstance(text, str) or not text.strip():
         raise DataError(f"{where}: no text; needed is an object with a `text` field that is not empty")
     return Document(text, where)

@@ -24,26 +24,32 @@ SHOWN_S = 90  # NFS keeps a folder's listing for up to 60 s
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "peft", "lm-eval", "jieba", "numpy")
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file. A last line without its newline was torn by a crash and is left out.
+def json_object(raw: bytes, where: str) -> dict[str, Any]:
+    """One line as a JSON object; DataError beginning with `where` (FILE:LINE) for anything else."""
+    try:
+        value = json.loads(raw.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not UTF-8 (byte {error.start}); convert the file first") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not a JSON object: {str(error)[:120]}") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: a JSON {type(value).__name__}, needed is an object")
+    return value
 
-    Raises DataError naming file and line for any other line that is not a JSON object.
+
+def read_rows(path: Path, *, ours: bool = True) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file. Raises DataError naming file and line for a line that is none.
+
+    ours: a last line without its newline was torn by a crash and is left out; other people's files may end so.
     """
     rows = []
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
-    for number, line in enumerate(lines[:-1], 1):  # after the last newline stands nothing, or a torn line
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line.decode("utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}:{number}: not a JSON object: {str(error)[:120]}") from None
-        if not isinstance(row, dict):
-            raise DataError(f"{path}:{number}: a JSON {type(row).__name__}, needed is an object")
-        rows.append(row)
+    for number, line in enumerate(lines[:-1] if ours else lines, 1):
+        if line.strip():
+            rows.append(json_object(line, f"{path}:{number}"))
     return rows
 
 
@@ -279,6 +285,13 @@ def merged(folder: Path, name: str) -> dict[str, dict[str, Any]]:
             for row in read_rows(path):
                 found.setdefault(row_id(row), row)
     return found
+
+
+def stored_rows(folder: Path, name: str) -> list[dict[str, Any]]:
+    """The lines of one file of a run's folder, ours or LongBench's own layout."""
+    if (folder / RUN).exists():
+        return list(merged(folder, name).values())
+    return read_rows(folder / f"{name}.jsonl", ours=False)
 
 
 def row_id(row: Mapping[str, Any]) -> str:

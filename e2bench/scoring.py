@@ -10,7 +10,7 @@ import numpy as np
 
 from e2bench.errors import DataError
 from e2bench.metrics import rouge_l, rouge_score_l, score_row
-from e2bench.records import RUN, SCORES, check_folder, merged, read_json, read_rows, write_json
+from e2bench.records import RUN, SCORES, check_folder, read_json, stored_rows, write_json
 from e2bench.task import Task
 
 RESAMPLES = 2000
@@ -162,8 +162,7 @@ def _score_longbench(folder: Path, rouge_score: bool) -> dict[str, Any]:
 
 def _task_details(folder: Path, task: Task, rouge_score: bool) -> dict[str, Any]:
     file = folder / f"{task.name}.jsonl"
-    ours = (folder / RUN).exists()
-    rows = list(merged(folder, task.name).values()) if ours else read_rows(file)
+    rows = stored_rows(folder, task.name)
     values = score_predictions(rows, task, where=str(file))
     share = mean(values)
     bounds = interval(values)

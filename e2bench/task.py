@@ -12,6 +12,7 @@ from typing import Any
 
 from e2bench.errors import DataError, E2BenchError
 from e2bench.metrics import Metric
+from e2bench.records import json_object
 
 FIELDS = ("input", "context", "answers", "length", "all_classes", "_id")
 
@@ -133,12 +134,7 @@ def read_examples(folder: Path, task: Task, limit: int | None = None) -> list[di
 
 
 def _example(raw: bytes, where: str, task: Task) -> dict[str, Any]:
-    try:
-        example = json.loads(raw.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not a JSON object: {str(error)[:120]}") from None
-    if not isinstance(example, dict):
-        raise DataError(f"{where}: a JSON {type(example).__name__}, needed is an object with {', '.join(FIELDS)}")
+    example = json_object(raw, where)
     for name in FIELDS:
         if name not in example:
             raise DataError(f"{where}: field {name!r} is missing; needed are {', '.join(FIELDS)}")

@@ -89,7 +89,7 @@ def test_a_line_without_its_newline_is_torn_even_if_it_is_whole_json(tmp_path: P
     [
         (b'{"_id": 1', "not a JSON object"),
         (b"[1]", "a JSON list"),
-        (b'{"a": "\xff"}', "utf-8"),
+        (b'{"a": "\xff"}', "UTF-8"),
         (b"\0\0", "not a JSON"),
     ],
 )

@@ -5,21 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from e2bench.commands.ppl import grid_of
-from e2bench.commands.score import show
+from e2bench.commands.grid import grid_of, run_grid
 from e2bench.corpus import Document, open_corpus
 from e2bench.errors import DataError, E2BenchError, UnknownName
 from e2bench.options import Common
-from e2bench.processes import Processes
-from e2bench.scales import parse_lengths, short_length, short_number
+from e2bench.scales import parse_lengths, short_length
 from e2bench.session import (
     check_scale,
     default_corpus,
-    default_out,
-    finish_run,
     given,
     load_model,
-    open_run,
     rule_for,
 )
 
@@ -83,39 +78,28 @@ def run(
         for place in places
         for trial in range(trials)
     ]
-    scales = [short_number(scaling.factor) for _, scaling in grid]
-    resolved = {
-        "grid": [[length, scaling.method, short_number(scaling.factor)] for length, scaling in grid],
-        "depths": places,
-        "trials": trials,
-        "seed": common.seed,
-        "keys": keys,
-        "scattered": scattered,
-        "layers": view.layers and list(view.layers),
-        "heads": view.heads and list(view.heads),
-        "reduction": reduction,
-        "keep_heads": keep_heads,
-        "chat_template": "none",
-    }
-    processes = Processes.from_environment()
-    model.rope.set(grid[0][1], grid[0][0])
-    out = common.out or default_out("attention", model, rule)
-    with open_run(
+    run_grid(
         "attention",
         common,
         model,
-        processes,
+        rule,
+        grid,
+        lambda folder, processes: measure(model, cells, view, folder, processes),
         settings=given(common, **own),
-        resolved=resolved,
-        rope={"method": rule.method, "factor": scales[0] if len(set(scales)) == 1 else scales},
+        resolved={
+            "depths": places,
+            "trials": trials,
+            "seed": common.seed,
+            "keys": keys,
+            "scattered": scattered,
+            "layers": view.layers and list(view.layers),
+            "heads": view.heads and list(view.heads),
+            "reduction": reduction,
+            "keep_heads": keep_heads,
+            "chat_template": "none",
+        },
         data={"documents": ",".join(dict.fromkeys(name for name, _ in texts))},
-        out=out,
-    ) as folder:
-        model.rope.restore()
-        measure(model, cells, view, folder, processes)
-        scores = finish_run(out, processes)
-    if scores is not None:
-        show(out, scores)
+    )
 
 
 def parse_depths(text: str) -> list[float]:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from e2bench.commands.score import show
+from e2bench.commands.grid import grid_of, run_grid
 from e2bench.corpus import choose_documents, open_corpus
 from e2bench.errors import E2BenchError, UnknownName
 from e2bench.options import Common
-from e2bench.processes import Processes
 from e2bench.rope import RopeScaling
-from e2bench.scales import ScaleRule, parse_length, parse_lengths, short_length, short_number
+from e2bench.scales import ScaleRule, parse_length, parse_lengths, short_length
 from e2bench.session import (
     batch_size,
     check_scale,
     default_corpus,
-    default_out,
-    finish_run,
     given,
     load_model,
-    open_run,
     rule_for,
     say,
 )
@@ -79,37 +75,26 @@ def run(
     from e2bench.model import require_memory
 
     require_memory(model, windows[-1])
-    resolved = {
-        "lengths": windows,
-        "grid": [[window, scaling.method, short_number(scaling.factor)] for window, scaling in grid],
-        "protocol": protocol,
-        "stride": stride,
-        "bos": bos,
-        "documents": [c.document.id for c in chosen],
-        "doc_tokens": used or "all",
-        "max_windows": max_windows,
-    }
-    scales = [short_number(scaling.factor) for _, scaling in grid]
-    processes = Processes.from_environment()
-    model.rope.set(grid[0][1], grid[0][0])
-    out = common.out or default_out("extrapolate" if extrapolate else "ppl", model, rule)
-    with open_run(
+    run_grid(
         "ppl",
         common,
         model,
-        processes,
+        rule,
+        grid,
+        lambda folder, processes: measure(model, cells, rules, folder, processes, batch_size(common)),
         settings=given(common, **own),
-        resolved=resolved,
-        rope={"method": rule.method, "factor": scales[0] if len(set(scales)) == 1 else scales},
+        resolved={
+            "lengths": windows,
+            "protocol": protocol,
+            "stride": stride,
+            "bos": bos,
+            "documents": [c.document.id for c in chosen],
+            "doc_tokens": used or "all",
+            "max_windows": max_windows,
+        },
         data={c.document.where.rsplit("/", 1)[-1]: c.document.id for c in chosen},
-        out=out,
-        **({"extrapolate": True} if extrapolate else {}),
-    ) as folder:
-        model.rope.restore()
-        measure(model, cells, rules, folder, processes, batch_size(common))
-        scores = finish_run(out, processes)
-    if scores is not None:
-        show(out, scores)
+        extrapolate=extrapolate,
+    )
 
 
 def _extrapolation(common: Common, native: int) -> ScaleRule:
@@ -117,36 +102,6 @@ def _extrapolation(common: Common, native: int) -> ScaleRule:
     if common.scale not in (None, "1"):
         raise E2BenchError(f"--extrapolate reads every length at scale 1; leave --scale {common.scale} out")
     return ScaleRule("fixed", (1.0,), "linear", native)
-
-
-def grid_of(windows: list[int], rule: ScaleRule) -> list[tuple[int, RopeScaling]]:
-    """(window, scaling) of every cell. Of several scales each reads the lengths up to its g·L (Table 3's layout)."""
-    if rule.kind != "fixed" or len(rule.values) == 1:
-        grid = [(window, rule.scaling(window)) for window in windows]
-        beyond = [window for window, scaling in grid if scaling.factor * rule.native < window]
-        if beyond and rule.method != "none":
-            say(f"scale {grid[0][1].factor:g} covers {_span(grid[0][1].factor, rule)}: beyond it are {_names(beyond)}")
-        return grid
-    grid, left_out = [], []
-    for value in rule.values:
-        for window in windows:
-            if value * rule.native >= window:
-                grid.append((window, rule.scaling(window, value)))
-            else:
-                left_out.append(f"{short_length(window)} at g = {value:g}")
-    if left_out:
-        say(f"left out, beyond g·L: {', '.join(left_out)}")
-    if not grid:
-        raise E2BenchError(f"no length is within g·L of any scale; the largest covers {_span(max(rule.values), rule)}")
-    return grid
-
-
-def _span(factor: float, rule: ScaleRule) -> str:
-    return f"{short_length(int(factor * rule.native))} tokens"
-
-
-def _names(windows: list[int]) -> str:
-    return ", ".join(short_length(window) for window in windows)
 
 
 def _print_plan(grid: list[tuple[int, RopeScaling]], cells: list) -> None:  # type: ignore[type-arg]

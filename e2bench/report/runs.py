@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from e2bench.errors import DataError, E2BenchError
-from e2bench.records import RUN, SCORES, merged, read_json, read_rows
+from e2bench.records import RUN, SCORES, read_json, stored_rows
 
 EXPERIMENTS = ("longbench", "ppl", "passkey", "attention", "short")
 MARKER = "report.json"
@@ -66,7 +66,7 @@ class Run:
         Raises:
             DataError: a line is no JSON object; the message names file and line.
         """
-        return list(merged(self.folder, name).values()) if self.manifest else read_rows(self.folder / f"{name}.jsonl")
+        return stored_rows(self.folder, name)
 
     @cached_property
     def cells(self) -> list[dict[str, Any]]:
