@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,21 +43,22 @@ def chat_wrapper(name: str, tokenizer: Any) -> ChatWrapper | None:
         template = Path(name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"chat template {name} cannot be read: {error}") from None
-    return ChatWrapper(Path(name).name, _template(tokenizer, template), special_tokens=False)
+    digest = hashlib.sha256(template.encode()).hexdigest()[:8]  # a changed file is another setting
+    return ChatWrapper(f"{Path(name).name} {digest}", _template(tokenizer, template), special_tokens=False)
 
 
 def _template(tokenizer: Any, template: str | None) -> Callable[[str], str]:
-    from jinja2 import TemplateError
-
     def apply(prompt: str) -> str:
         messages = [{"role": "user", "content": prompt}]
         try:
             return tokenizer.apply_chat_template(
                 messages, chat_template=template, add_generation_prompt=True, tokenize=False
             )
-        except TemplateError as error:
-            raise E2BenchError(f"the chat template cannot wrap a prompt: {error}") from None
+        except Exception as error:  # a template is a program: it may fail in any way
+            reason = " ".join(str(error).split())[:200]
+            raise E2BenchError(f"the chat template cannot wrap a prompt: {reason}") from None
 
+    apply("one prompt, to find now what would fail after hours")
     return apply
 
 

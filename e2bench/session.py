@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 import re
@@ -189,6 +191,8 @@ def open_run(
         "attention": model.attention,
         "data": dict(data),
     }
+    if common.tokenizer:  # else it is the checkpoint's
+        decides["tokenizer"] = vocabulary_hash(model.tokenizer)
     contents = manifest(
         experiment,
         settings=settings,
@@ -206,6 +210,12 @@ def open_run(
     return RunFolder(
         out, contents, fresh=common.fresh, must_resume=common.resume, rank=processes.rank, world=processes.world
     )
+
+
+def vocabulary_hash(tokenizer: Any) -> str:
+    """16 hex digits that tell one tokenizer's vocabulary from another's."""
+    pieces = json.dumps(sorted(tokenizer.get_vocab().items())).encode()
+    return hashlib.sha256(pieces).hexdigest()[:16]
 
 
 def device_name(model: Model) -> str:

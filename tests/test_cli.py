@@ -214,6 +214,14 @@ def test_other_data_is_other_settings(finished: Path, tiny_folder: Path, tmp_pat
     refused(cli("longbench", *options(tiny_folder, other, finished)), "holds a run with data = ")
 
 
+def test_another_tokenizer_is_other_settings(
+    finished: Path, tiny_folder: Path, demo: Path, tmp_path: Path, cli: Cli
+) -> None:
+    arguments = [*options(tiny_folder, demo, tmp_path / "run"), "--tasks", "trec"]
+    assert cli("longbench", *arguments).code == 0
+    refused(cli("longbench", *arguments, "--tokenizer", tiny_folder), "holds a run with tokenizer = null")
+
+
 def test_a_finished_run_given_again_does_nothing_but_score(
     finished: Path, tiny_folder: Path, demo: Path, cli: Cli
 ) -> None:

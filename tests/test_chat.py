@@ -1,0 +1,100 @@
+"""Chat wrappers: what is put around a prompt, and that BOS comes once."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from e2bench.tasks.longbench import LONGBENCH
+from hypothesis import given
+from hypothesis import strategies as st
+
+from e2bench.chat import chat_wrapper
+from e2bench.errors import DataError, E2BenchError, UnknownName
+from e2bench.model import Model
+from e2bench.truncation import fit
+
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
+
+@pytest.fixture
+def templated(tiny_model: Model) -> Any:
+    """The tiny tokenizer with a chat template of its own."""
+    tokenizer = copy.deepcopy(tiny_model.tokenizer)
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+def test_auto_is_the_tokenizers_own_template_or_none(tiny_model: Model, templated: Any) -> None:
+    assert chat_wrapper("auto", tiny_model.tokenizer) is None
+    assert chat_wrapper("none", templated) is None
+    wrapper = chat_wrapper("auto", templated)
+    assert wrapper is not None and wrapper.name == "auto"
+    assert wrapper.apply("Hello") == "<s>[user]Hello[assistant]"
+
+
+@given(prompt=st.text(max_size=30))
+def test_llama2_is_longbenchs_wrapper_around_any_text(prompt: str) -> None:
+    wrapper = chat_wrapper("llama2", None)
+    assert wrapper is not None and wrapper.special_tokens
+    assert wrapper.apply(prompt) == f"[INST]{prompt}[/INST]"  # LongBench 2e00731, pred.py:39
+
+
+def test_a_file_takes_the_place_of_the_tokenizers_template(templated: Any, tmp_path: Path) -> None:
+    (tmp_path / "own.jinja").write_text("<{{ messages[0].content }}>", encoding="utf-8")
+    wrapper = chat_wrapper(str(tmp_path / "own.jinja"), templated)
+    assert wrapper is not None and wrapper.apply("x") == "<x>"
+    (tmp_path / "own.jinja").write_text("({{ messages[0].content }})", encoding="utf-8")
+    other = chat_wrapper(str(tmp_path / "own.jinja"), templated)
+    assert other is not None and other.name.startswith("own.jinja ") and other.name != wrapper.name
+
+
+@pytest.mark.parametrize("template", ["{% for %}", "{{ raise_exception('no system') }}", "{{ x.y.z }}", "{{ 1 / 0 }}"])
+def test_a_template_that_cannot_wrap_is_one_line(templated: Any, tmp_path: Path, template: str) -> None:
+    (tmp_path / "bad.jinja").write_text(template, encoding="utf-8")
+    with pytest.raises(E2BenchError, match="chat template") as caught:  # at once, not at the first prompt
+        chat_wrapper(str(tmp_path / "bad.jinja"), templated)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_template_cannot_reach_into_python(templated: Any, tmp_path: Path) -> None:
+    (tmp_path / "evil.jinja").write_text("{{ ''.__class__.__mro__[1].__subclasses__() }}", encoding="utf-8")
+    with pytest.raises(E2BenchError, match="unsafe"):
+        chat_wrapper(str(tmp_path / "evil.jinja"), templated)
+
+
+def test_unknown_and_missing_templates_are_refused(templated: Any, tmp_path: Path) -> None:
+    with pytest.raises(UnknownName, match="did you mean 'llama2'"):
+        chat_wrapper("lama2", templated)
+    with pytest.raises(DataError, match=r"absent\.jinja cannot be read"):
+        chat_wrapper(str(tmp_path / "absent.jinja"), templated)
+    (tmp_path / "binary.jinja").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match=r"binary\.jinja cannot be read"):
+        chat_wrapper(str(tmp_path / "binary.jinja"), templated)
+
+
+def test_fastchats_templates_need_fastchat(templated: Any) -> None:
+    try:
+        import fastchat  # noqa: F401
+    except ImportError:
+        with pytest.raises(E2BenchError, match="pip install fschat"):
+            chat_wrapper("vicuna", templated)
+    else:
+        wrapper = chat_wrapper("vicuna", templated)
+        assert wrapper is not None and "USER: x ASSISTANT:" in wrapper.apply("x")
+
+
+@pytest.mark.parametrize("name", ["auto", "llama2"])
+def test_bos_comes_once_around_a_wrapped_prompt(tiny_model: Model, templated: Any, name: str) -> None:
+    fitted = fit("What is 2 + 2?", tiny_model, limit=500, room=500, wrap=chat_wrapper(name, templated))
+    assert fitted.ids[0] == tiny_model.tokenizer.bos_token_id
+    assert fitted.ids.count(tiny_model.tokenizer.bos_token_id) == 1
+
+
+def test_six_tasks_are_never_wrapped() -> None:
+    assert sum(not task.chat_template for task in LONGBENCH) == 6
