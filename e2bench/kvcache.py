@@ -52,7 +52,7 @@ class KVLayer(CacheLayerMixin):
             self.lazy_initialization(key_states, value_states)
         step = _ragged
         if step is not None:
-            rows, columns = step.rows, step.lengths - 1
+            rows, columns = step.rows.to(self.keys.device), step.lengths.to(self.keys.device) - 1  # layers over GPUs
             self.keys[rows, :, columns] = key_states[:, :, 0]
             self.values[rows, :, columns] = value_states[:, :, 0]
             n = key_states.shape[0]
