@@ -112,7 +112,8 @@ def _fitted(question: Question, model: Generator, settings: Settings) -> Fitted:
     wrap = settings.wrapper if question.task.chat_template else None
     if settings.window is None:
         whole = len(question.prompt) * 4 + 4096  # tokens never outnumber bytes: no limit
-        return fit(question.prompt, model, limit=whole, room=whole, mode=settings.truncation, wrap=wrap)
+        limit = settings.input_limit or whole
+        return fit(question.prompt, model, limit=limit, room=whole, mode=settings.truncation, wrap=wrap)
     limit = settings.input_limit or input_limit(settings.window, budget)
     room = settings.window - budget
     return fit(question.prompt, model, limit=limit, room=room, mode=settings.truncation, wrap=wrap)

@@ -20,7 +20,7 @@ if not os.environ.get("E2BENCH_TEST_GPU"):  # references are computed on the CPU
 for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_STEP_NUM_TASKS"):
     os.environ.pop(name, None)  # tests started inside a job are still one process
 
-import pytest
+import pytest  # noqa: E402
 
 NATIVE_WINDOW = 128  # L of the tiny model
 VOCAB = 512

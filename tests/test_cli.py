@@ -251,6 +251,13 @@ def test_per_input_scale_follows_each_prompt(tiny_folder: Path, demo: Path, tmp_
         assert row["kept_tokens"] == row["prompt_tokens"]
 
 
+def test_an_input_limit_holds_for_per_input_scales_too(tiny_folder: Path, demo: Path, tmp_path: Path, cli: Cli) -> None:
+    shared = ["--model", tiny_folder, "--data", demo, "--limit", "1", "--scale", "per-input", "--tasks", "hotpotqa"]
+    assert cli("longbench", *shared, "--input-limit", "101", "--truncation", "ids", "--out", tmp_path).code == 0
+    row = json.loads((tmp_path / "hotpotqa.jsonl").read_text(encoding="utf-8"))
+    assert row["prompt_tokens"] > row["kept_tokens"] == 101 and row["scale"] == 2  # with 32 to generate, 133 of 128
+
+
 def test_early_stopping_changes_no_score(tiny_folder: Path, demo: Path, tmp_path: Path, cli: Cli) -> None:
     shared = ["--model", tiny_folder, "--data", demo, "--window", "384", "--tasks", "trec,samsum,lcc,triviaqa"]
     for flag, out in (("--early-stop", "soon"), ("--no-early-stop", "late")):
