@@ -223,7 +223,9 @@ class ServedModel:
         ids = self.encode(answer.text, special_tokens=False)
         if finish == "eos" and self.tokenizer.eos_token_id is not None:
             ids = [*ids, self.tokenizer.eos_token_id]  # counted, as with a loaded model
-        return Generation(ids, answer.text, finish, time.perf_counter() - began)
+        # Text that is no text (half characters) encodes to more tokens than there were: the server's count bounds them.
+        most = min(prompt.max_new_tokens, answer.completion_tokens or prompt.max_new_tokens)
+        return Generation(ids[:most], answer.text, finish, time.perf_counter() - began)
 
     def _ask(self, text: str | list[int], prompt: Prompt) -> Answer:
         """One request, read until it ends or no further token can matter."""

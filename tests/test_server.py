@@ -387,3 +387,18 @@ def test_longbench_on_a_real_server_gives_the_predictions_of_a_local_run(real_se
     assert len(predictions("local")) == 3
     run = json.loads((tmp_path / "served" / "run.json").read_text())
     assert (run["model"]["architecture"], run["device"]) == ("served", "server")
+
+
+def test_passkey_on_a_real_server_gives_the_answers_of_a_local_run(real_server, tiny_folder, tmp_path):
+    from e2bench.commands import passkey
+
+    own = {"lengths": "320", "depths": 2, "trials": 1, "early_stop": False}
+    at = {"tokenizer": str(tiny_folder), "served_model_name": str(tiny_folder), "model": real_server}
+    passkey.run(Common(**at, out=tmp_path / "served"), **own)
+    passkey.run(Common(model=str(tiny_folder), scale="1", out=tmp_path / "local"), **own)
+    served, local = (
+        [json.loads(line) for line in (tmp_path / run / "passkey.jsonl").read_text().splitlines()]
+        for run in ("served", "local")
+    )
+    assert [whole(row["pred"]) for row in served] == [whole(row["pred"]) for row in local]
+    assert [(row["tokens"], row["new_tokens"]) for row in served] == [(304, 16)] * 2
