@@ -83,7 +83,7 @@ def test_gpus_and_nodes_are_spelled_as_each_engine_wants_them(tiny_folder, capsy
         (Common(model="http://host/v1"), "is served already"),
         (Common(model="x.gguf"), "e2bench export --model x.gguf"),
         (Common(model="/nowhere/at/all"), "cannot be read"),
-        (Common(model="TINY", scale="2,4"), "is several scales"),
+        (Common(model="TINY", scale="2,4"), "give one number"),
         (Common(model="TINY", scale="per-input"), "is several scales"),
         (Common(model="TINY", scale="4", method="ntk"), "linear, yarn or none"),
     ],
