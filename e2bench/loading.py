@@ -227,4 +227,6 @@ def _guarded(spec: ModelSpec, call: Any, what: str) -> Any:
         raise
     except Exception as error:  # transformers, safetensors and tokenizers raise their own many kinds
         reason = " ".join(str(error).split()) or type(error).__name__
+        if "scaled_dot_product_attention yet" in reason:
+            reason = f"transformers has no SDPA for {reason.split()[0]}; give --attn eager"
         raise ModelError(f"the {what} of {spec.path} cannot be loaded: {reason[:300]}") from None

@@ -10,7 +10,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, AutoTokenizer, MistralConfig, MistralForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    FalconConfig,
+    Gemma2Config,
+    GraniteConfig,
+    Llama4TextConfig,
+    MistralConfig,
+    MistralForCausalLM,
+    Olmo2Config,
+)
 
 from e2bench import model as model_module
 from e2bench.errors import ModelError
@@ -133,6 +143,42 @@ def test_a_sliding_window_model_gives_the_tokens_of_transformers(tiny_folder: Pa
     model = Model.load(ModelSpec(model=str(tmp_path)))
     prompts = prompts_of(model, [10, 24, 25, 90])
     assert [g.ids for g in collect(model.generate(prompts))] == [transformers_greedy(hf, p) for p in prompts]
+
+
+SIZES = {"vocab_size": 512, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+SIZES |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128}
+OWN_CODE: dict[str, tuple[Any, str, bool]] = {
+    # family: (config, attention to load with, whether our attention serves it)
+    "olmo2": (Olmo2Config(**SIZES), "sdpa", True),
+    "granite": (GraniteConfig(**SIZES, logits_scaling=2.0, attention_multiplier=0.2), "sdpa", True),
+    "falcon": (FalconConfig(**{**SIZES, "num_key_value_heads": 4}, new_decoder_architecture=True), "sdpa", False),
+    "gemma2": (Gemma2Config(**SIZES, head_dim=8, sliding_window=16), "eager", False),
+}
+
+
+@pytest.mark.parametrize("family", OWN_CODE)
+def test_models_that_compute_attention_themselves_give_the_tokens_of_transformers(
+    tiny_model: Model, family: str
+) -> None:
+    config, attention, grouped = OWN_CODE[family]
+    config.initializer_range = 0.2
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        hf = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention).eval()
+    prompts = prompts_of(tiny_model, [30, 7, 52])
+    want = [transformers_greedy(hf, p, eos_token_id=None) for p in prompts]
+    model = Model(hf, tiny_model.tokenizer, name=family, attention=attention)
+    assert model.grouped == grouped
+    found = [g.ids for g in collect(model.generate(prompts))]
+    assert found == [ids[: len(mine)] for ids, mine in zip(want, found, strict=True)]
+    assert max(map(len, found)) == BUDGET
+
+
+def test_a_model_that_cannot_be_run_in_steps_is_refused(tiny_model: Model) -> None:
+    config = Llama4TextConfig(**SIZES, head_dim=8, num_local_experts=2, intermediate_size_mlp=32, pad_token_id=0)
+    hf = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with pytest.raises(ModelError, match="Llama4ForCausalLM gives other logits in steps"):
+        Model(hf, tiny_model.tokenizer, name="llama4")
 
 
 # ---- where a row ends
