@@ -55,7 +55,7 @@ def run(common: Common, *, suite: str, tasks: str | None, data: Path | None, lim
         "suite": suite,
         "tasks": names,
         "all_tasks": _all_tasks(chosen, suite),
-        "versions": {task.name: task.version for task in chosen} if suite == "paper" else None,
+        **({"versions": {task.name: task.version for task in chosen}} if suite == "paper" else {}),
         "limit": limit,
         "method": rule.method,
         "scale": short_number(scaling.factor),
