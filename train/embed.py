@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from e2bench.train.callbacks import CONFIG_NAME
+from e2bench.train.tokenizer import name_plain_class
 from safetensors.torch import load_file, save_file
 
 from e2bench.errors import DataError
@@ -23,8 +24,13 @@ def embed_model(checkpoint: Path, manifest: Path, out: Path) -> None:
     weights = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(checkpoint / "model.safetensors").items()}
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
-    (out / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16"}, indent=1) + "\n", encoding="utf-8")
+    (out / "config.json").write_text(
+        json.dumps({**config, "dtype": "bfloat16", "use_cache": True}, indent=1) + "\n", encoding="utf-8"
+    )
     for name in COPIED:
         shutil.copy(checkpoint / name, out / name)
+    name_plain_class(out / "tokenizer_config.json")
+    for path in out.iterdir():
+        path.chmod(0o644)
     held_out = json.loads(manifest.read_text(encoding="utf-8"))["held_out"]
     (out / "held_out.json").write_text(json.dumps(held_out, indent=1) + "\n", encoding="utf-8")

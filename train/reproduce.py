@@ -31,6 +31,7 @@ RETRIEVAL = (  # file, longest sample, tokens in all, seed
     ("retrieval-2048.jsonl", 2048, 2_000_000, 2048),
     ("retrieval-4096.jsonl", 4096, 2_000_000, 4096),
 )
+BASE = WEIGHTS / "tiny-base" / "checkpoint-300"  # what every tuning starts from
 NATIVE = 512  # L
 LENGTHS = "512..8k"  # L … 16 L
 SEEDS = (2, 3, 4)
@@ -137,7 +138,7 @@ def measuring(experiment: str, name: str, model: Path, *options: str) -> Step:
 
 def main_results() -> Iterator[Step]:
     """Table 3, Figures 5 and 7, passkey grids, extrapolation at scale 1: base and E², one set of weights each."""
-    base, e2 = WEIGHTS / "tiny-base", WEIGHTS / "tiny-e2"
+    base, e2 = BASE, WEIGHTS / "tiny-e2"
     yield measuring("ppl", "base", base, "--lengths", LENGTHS, "--extrapolate")
     for method in ("linear", "ntk", "yarn"):
         yield measuring("ppl", f"base-{method}", base, "--lengths", LENGTHS, "--method", method, "--scale", "auto")
@@ -151,8 +152,8 @@ def main_results() -> Iterator[Step]:
 
 
 def steps_of_training() -> Iterator[Step]:
-    """Figure 4: perplexity and passkey at 8 L after every 200 steps."""
-    for step in range(200, 1601, 200):
+    """Figure 4: perplexity and passkey at 8 L after every 100 steps."""
+    for step in range(100, 601, 100):
         checkpoint = WEIGHTS / "tiny-e2" / f"checkpoint-{step}"
         yield measuring("ppl", f"e2-step-{step}", checkpoint, "--lengths", "4k", "--scale", "8")
         yield measuring("passkey", f"e2-step-{step}", checkpoint, "--lengths", "4k", "--scale", "8")
@@ -175,7 +176,7 @@ def all_steps() -> list[Step]:
     return [
         Step("data", make_data, DATA / RETRIEVAL[-1][0]),
         training("tiny-copy", WEIGHTS / "tiny-copy"),
-        training("tiny-base", WEIGHTS / "tiny-base"),
+        Step("train-base", command("train", "tiny-base", "--out", str(BASE.parent)), BASE / "e2_config.json"),
         training("tiny-e2", WEIGHTS / "tiny-e2"),
         Step("embed", embed, Path("e2bench/assets/tiny/README.md")),
         *main_results(),

@@ -37,11 +37,13 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, out: Path) -> PreTrai
         tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, clean_up_tokenization_spaces=False
     )
     fast.save_pretrained(str(out))
-    _name_plain_class(out / "tokenizer_config.json")
+    name_plain_class(out / "tokenizer_config.json")
     return fast
 
 
-def _name_plain_class(path: Path) -> None:
+def name_plain_class(path: Path) -> None:
     """transformers 5 writes a class name that version 4 and the servers built on it do not know; both know this one."""
     config = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("is_local", "local_files_only", "model_max_length"):  # of the machine, or no limit at all
+        config.pop(name, None)
     path.write_text(json.dumps({**config, "tokenizer_class": "PreTrainedTokenizerFast"}, indent=1) + "\n")
