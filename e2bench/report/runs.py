@@ -257,7 +257,7 @@ def _holds_predictions(path: Path) -> bool:
 
 def _foreign(folder: Path, names: list[str]) -> list[str]:
     """Files that belong to no run, training or report: named, so that a misplaced run is noticed."""
-    known = {*_OURS, *report_files(folder), "result.json"}  # the last is what LongBench's own scorer writes
+    known = {*_OURS, *report_files(folder), "result.json", "lm-eval.json"}  # of LongBench's scorer and of lm-eval
     is_run = RUN in names or _is_longbench_layout(folder, names)
     known_suffixes = _OURS_SUFFIXES if is_run else _OURS_SUFFIXES - {".jsonl", ".npz"}
     return [name for name in names if name not in known and Path(name).suffix.lower() not in known_suffixes]
