@@ -167,10 +167,10 @@ def test_a_gzip_that_breaks_off_is_named(tmp_path: Path) -> None:
     ("line", "reason"),
     [
         (b'{"text": ""}', "no text"),
-        (b"[]", "no text"),
+        (b"[]", "a JSON list"),
         (b"{", "not a JSON"),
         (b'{"text": "\xff"}', "not UTF-8"),
-        (b"1", "no text"),
+        (b"1", "a JSON int"),
     ],
 )
 def test_a_line_that_is_no_document_is_named(tmp_path: Path, line: bytes, reason: str) -> None:
