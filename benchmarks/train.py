@@ -17,7 +17,7 @@ from e2bench.train.e2 import E2Settings, draw
 from e2bench.train.rotary import E2Positions
 from transformers import LlamaConfig, LlamaForCausalLM
 
-NATIVE, PAIRS, WARM_UP = 512, 60, 4
+NATIVE, PAIRS, WARM_UP = 512, 40, 4
 OUT = Path(__file__).parents[1] / "results" / "benchmarks" / "train.json"
 
 
