@@ -5,7 +5,10 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: quickstart test test-all lint bench setup
+# Of the benchmarks; the embedded tiny model by default.
+MODEL ?= e2bench/assets/tiny
+
+.PHONY: quickstart test test-all lint bench reproduce setup
 quickstart: setup
 	$(BIN)/e2bench quickstart
 
@@ -19,7 +22,14 @@ lint: setup
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 bench: setup
-	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+	$(BIN)/python benchmarks/scoring.py
+	for name in generation perplexity startup memory; do $(BIN)/python benchmarks/$$name.py --model "$(MODEL)" || exit 1; done
+	$(BIN)/python benchmarks/train.py
+	$(BIN)/python benchmarks/length.py
+
+# The tiny model and the paper in miniature, from nothing: hours, in resumable steps.
+reproduce: setup
+	$(BIN)/python -m e2bench.train.reproduce
 
 setup: .venv/installed
 .venv/installed: pyproject.toml

@@ -19,8 +19,6 @@ from typing import Any
 
 import torch
 from _common import LONGBENCH, alternate, write
-from e2bench.tasks.demo import write_longbench
-from e2bench.tasks.longbench import select
 
 from e2bench.chat import chat_wrapper
 from e2bench.kvcache import ATTENTION
@@ -30,6 +28,8 @@ from e2bench.rope import RopeScaling
 from e2bench.runner import Item, plan
 from e2bench.scales import parse_length, scale_for_window
 from e2bench.task import Task, read_examples, render, templates
+from e2bench.tasks.demo import write_longbench
+from e2bench.tasks.longbench import select
 from e2bench.truncation import fit, input_limit
 
 NAMES = ("early stop", "to the end", "plain loop")

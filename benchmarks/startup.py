@@ -17,9 +17,9 @@ import tempfile
 from pathlib import Path
 
 from _common import LONGBENCH, alternate, ratio, write
-from e2bench.tasks.demo import write_longbench
 
 from e2bench.loading import embedded_model
+from e2bench.tasks.demo import write_longbench
 
 BARE = """
 import sys, torch

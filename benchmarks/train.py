@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
 from e2bench.train.e2 import E2Settings, draw
 from e2bench.train.rotary import E2Positions
-from transformers import LlamaConfig, LlamaForCausalLM
 
 NATIVE, PAIRS, WARM_UP = 512, 40, 4
 OUT = Path(__file__).parents[1] / "results" / "benchmarks" / "train.json"

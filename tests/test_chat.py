@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2bench.tasks.longbench import LONGBENCH
 from hypothesis import given
 from hypothesis import strategies as st
 
 from e2bench.chat import chat_wrapper
 from e2bench.errors import DataError, E2BenchError, UnknownName
 from e2bench.model import Model
+from e2bench.tasks.longbench import LONGBENCH
 from e2bench.truncation import fit
 
 TEMPLATE = (

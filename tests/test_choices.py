@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from e2bench.tasks.short import SHORT, Choice, answer_of, answered, select
 from typer.testing import CliRunner
 
 from e2bench.choices import log_likelihoods, measure, read_rows_of
@@ -19,6 +18,7 @@ from e2bench.processes import Processes
 from e2bench.records import RunFolder, manifest, read_rows
 from e2bench.rope import RopeScaling
 from e2bench.scoring import score_folder
+from e2bench.tasks.short import SHORT, Choice, answer_of, answered, select
 
 RACE = Path(__file__).parent / "data"
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "short"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from e2bench.tasks.demo import write_longbench
 
 Cli = Callable[..., Any]

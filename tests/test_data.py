@@ -10,7 +10,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from e2bench.tasks.corpora import DATASETS
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +17,7 @@ from e2bench import data
 from e2bench.corpus import choose_documents, open_corpus, read_documents
 from e2bench.data import cache_folder, fetch, unpack, verify
 from e2bench.errors import DataError, UnknownName
+from e2bench.tasks.corpora import DATASETS
 
 
 def archive(path: Path, members: dict[str, bytes], link: str | None = None) -> Path:

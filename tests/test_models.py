@@ -7,8 +7,6 @@ import json
 from importlib.resources import files
 
 import pytest
-from e2bench.tasks.models import PRESETS, find
-from e2bench.train.recipe import RECIPES
 from typer.testing import CliRunner
 
 from e2bench.chat import NAMES
@@ -17,6 +15,8 @@ from e2bench.errors import E2BenchError, UnknownName
 from e2bench.options import Common
 from e2bench.scales import scale_rule
 from e2bench.session import with_preset
+from e2bench.tasks.models import PRESETS, find
+from e2bench.train.recipe import RECIPES
 from e2bench.truncation import input_limit
 
 

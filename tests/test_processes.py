@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2bench.tasks.demo import write_longbench
 
 from e2bench.processes import Processes
 from e2bench.records import RUN, read_json, read_rows
+from e2bench.tasks.demo import write_longbench
 
 TASKS = ("trec", "samsum", "lcc", "multifieldqa_zh")
 

@@ -12,11 +12,11 @@ from datetime import timedelta
 
 import pytest
 import torch.distributed as dist
-from e2bench.tasks.demo import write_longbench
 
 from e2bench import processes
 from e2bench.errors import RunFailed
 from e2bench.processes import Processes, first_node
+from e2bench.tasks.demo import write_longbench
 
 TASKS = ("trec", "samsum", "lcc", "passage_count")
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_USE_AGENT_STORE")

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from e2bench.tasks.demo import write_longbench
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,6 +19,7 @@ from e2bench.errors import RunFailed
 from e2bench.processes import Processes
 from e2bench.records import RUN, RunFolder, manifest, merged, read_json, read_rows
 from e2bench.runner import Item, Row, plan, run
+from e2bench.tasks.demo import write_longbench
 
 ABSURD = 1 << 48  # float32 numbers: no machine has a pebibyte
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from e2bench.tasks.longbench import BY_NAME, LONGBENCH
 from hypothesis import given
 from hypothesis import strategies as st
 
 from e2bench.errors import DataError
 from e2bench.scoring import averages, interval, mean, score_folder, score_predictions, write_scores
+from e2bench.tasks.longbench import BY_NAME, LONGBENCH
 
 PREDICTIONS = Path(__file__).parents[2] / "shared" / "data" / "predictions" / "minilongbench"
 

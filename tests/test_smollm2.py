@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from e2bench.tasks.demo import write_longbench
-from e2bench.tasks.longbench import LONGBENCH
 
 from e2bench.chat import chat_wrapper
 from e2bench.loading import ModelSpec
 from e2bench.model import Model, Prompt
 from e2bench.rope import RopeScaling
 from e2bench.task import read_examples, render, templates
+from e2bench.tasks.demo import write_longbench
+from e2bench.tasks.longbench import LONGBENCH
 from e2bench.truncation import fit
 
 pytestmark = pytest.mark.smollm2

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from e2bench.train.e2 import Draw, E2Settings, draw, max_offset, positions
 from hypothesis import given
 from hypothesis import strategies as st
 
 from e2bench.errors import E2BenchError, UnknownName
+from e2bench.train.e2 import Draw, E2Settings, draw, max_offset, positions
 
 windows = st.integers(1, 8192)
 settings_ = st.builds(

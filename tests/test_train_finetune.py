@@ -11,12 +11,12 @@ import time
 import pytest
 import safetensors.torch
 import torch
-from e2bench.train.finetune import main, train
-from e2bench.train.recipe import load_recipe
-from e2bench.train.tokenizer import train_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from e2bench.errors import E2BenchError, RunFolderError
+from e2bench.train.finetune import main, train
+from e2bench.train.recipe import load_recipe
+from e2bench.train.tokenizer import train_tokenizer
 
 RUN = "import sys; from e2bench.train.recipe import load_recipe; from e2bench.train.finetune import train\n"
 RUN += (

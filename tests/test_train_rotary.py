@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from e2bench.train.e2 import Draw, E2Settings, draw, positions
-from e2bench.train.finetune import E2Trainer
-from e2bench.train.rotary import E2Positions
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, TrainingArguments
 
 from e2bench.errors import ModelError
 from e2bench.rope import SCALED_LAYERS, RopeScaling, RopeSwitch, rotary_modules
+from e2bench.train.e2 import Draw, E2Settings, draw, positions
+from e2bench.train.finetune import E2Trainer
+from e2bench.train.rotary import E2Positions
 
 R, VOCAB = 48, 97
 SHAPE = {

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from e2bench.train.layouts import LAYOUTS, Segment
 from torch.utils.data import IterableDataset
 
 from e2bench.errors import DataError, E2BenchError, UnknownName
+from e2bench.train.layouts import LAYOUTS, Segment
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -7,11 +7,11 @@ import shutil
 from pathlib import Path
 
 import torch
-from e2bench.train.callbacks import CONFIG_NAME
-from e2bench.train.tokenizer import name_plain_class
 from safetensors.torch import load_file, save_file
 
 from e2bench.errors import DataError
+from e2bench.train.callbacks import CONFIG_NAME
+from e2bench.train.tokenizer import name_plain_class
 
 COPIED = ("generation_config.json", "tokenizer.json", "tokenizer_config.json", CONFIG_NAME)
 

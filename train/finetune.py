@@ -16,13 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from e2bench.train.callbacks import CONFIG_NAME, CheckpointConfig, StopOnSignal, TrainLog
-from e2bench.train.data import PackedRows, data_hashes
-from e2bench.train.e2 import Draw, E2Settings, draw
-from e2bench.train.loading import add_lora, load_model, load_tokenizer
-from e2bench.train.plan import make_plan
-from e2bench.train.recipe import RECIPES, Recipe, load_recipe
-from e2bench.train.rotary import E2Positions
 from rich.console import Console
 from rich.table import Table
 from torch.utils.data import IterableDataset
@@ -30,6 +23,13 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, Trai
 
 from e2bench.errors import E2BenchError, RunFolderError
 from e2bench.rope import native_window
+from e2bench.train.callbacks import CONFIG_NAME, CheckpointConfig, StopOnSignal, TrainLog
+from e2bench.train.data import PackedRows, data_hashes
+from e2bench.train.e2 import Draw, E2Settings, draw
+from e2bench.train.loading import add_lora, load_model, load_tokenizer
+from e2bench.train.plan import make_plan
+from e2bench.train.recipe import RECIPES, Recipe, load_recipe
+from e2bench.train.rotary import E2Positions
 
 
 class E2Trainer(Trainer):

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from e2bench.train.initial import plant_induction
-from e2bench.train.recipe import Recipe, one_line
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PretrainedConfig, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from e2bench.errors import ModelError
+from e2bench.train.initial import plant_induction
+from e2bench.train.recipe import Recipe, one_line
 
 
 def load_config(recipe: Recipe) -> PretrainedConfig:

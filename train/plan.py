@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from e2bench.train.e2 import max_offset
-from e2bench.train.loading import add_lora, load_config
-from e2bench.train.recipe import Recipe
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from e2bench.errors import DataError
 from e2bench.rope import native_window, text_config
+from e2bench.train.e2 import max_offset
+from e2bench.train.loading import add_lora, load_config
+from e2bench.train.recipe import Recipe
 
 GIB = 2**30
 FLOAT32 = 4  # bytes

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import IterableDataset
+from transformers import TrainerCallback
+
 from e2bench.train.loading import load_config
 from e2bench.train.plan import make_plan
 from e2bench.train.recipe import Recipe
-from torch.utils.data import IterableDataset
-from transformers import TrainerCallback
 
 STEPS = 6  # the first two warm up
 

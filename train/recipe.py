@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import yaml
-from e2bench.train.data import Source
-from e2bench.train.e2 import E2Settings
 
 from e2bench.errors import DataError, E2BenchError, UnknownName
+from e2bench.train.data import Source
+from e2bench.train.e2 import E2Settings
 
 RECIPES = Path(__file__).parent / "recipes"
 CHOICES = {

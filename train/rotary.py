@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from e2bench.train.e2 import Draw
 from torch import nn
 
 from e2bench.errors import ModelError
 from e2bench.rope import SCALED_LAYERS, rotary_modules
+from e2bench.train.e2 import Draw
 
 
 class E2Positions:
