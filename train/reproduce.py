@@ -32,6 +32,8 @@ RETRIEVAL = (  # file, longest sample, tokens in all, seed
     ("retrieval-4096.jsonl", 4096, 2_000_000, 4096),
 )
 BASE = WEIGHTS / "tiny-base" / "checkpoint-300"  # what every tuning starts from
+E2 = WEIGHTS / "tiny-e2-more"  # the long E² run, in two pieces: tiny-e2, tiny-e2-more
+EMBEDDED = WEIGHTS / "tiny-embedded"  # says that the package holds this run's model
 NATIVE = 512  # L
 LENGTHS = "512..8k"  # L … 16 L
 SEEDS = (2, 3, 4)
@@ -107,7 +109,8 @@ def embed() -> None:
     """Put the E²-tuned model into the package."""
     from e2bench.train.embed import embed_model
 
-    embed_model(WEIGHTS / "tiny-e2", DATA / "corpus.json", Path("e2bench/assets/tiny"))
+    embed_model(E2, DATA / "corpus.json", Path("e2bench/assets/tiny"))
+    EMBEDDED.touch()
 
 
 def command(*arguments: str) -> Callable[[], None]:
@@ -138,7 +141,7 @@ def measuring(experiment: str, name: str, model: Path, *options: str) -> Step:
 
 def main_results() -> Iterator[Step]:
     """Table 3, Figures 5 and 7, passkey grids, extrapolation at scale 1: base and E², one set of weights each."""
-    base, e2 = BASE, WEIGHTS / "tiny-e2"
+    base, e2 = BASE, E2
     yield measuring("ppl", "base", base, "--lengths", LENGTHS, "--extrapolate")
     for method in ("linear", "ntk", "yarn"):
         yield measuring("ppl", f"base-{method}", base, "--lengths", LENGTHS, "--method", method, "--scale", "auto")
@@ -178,7 +181,8 @@ def all_steps() -> list[Step]:
         training("tiny-copy", WEIGHTS / "tiny-copy"),
         Step("train-base", command("train", "tiny-base", "--out", str(BASE.parent)), BASE / "e2_config.json"),
         training("tiny-e2", WEIGHTS / "tiny-e2"),
-        Step("embed", embed, Path("e2bench/assets/tiny/README.md")),
+        training("tiny-e2-more", E2),
+        Step("embed", embed, EMBEDDED),
         *main_results(),
         *steps_of_training(),
         Step("profile", command("train", "tiny-ablation", "--profile", "--out", str(RESULTS / "profile")),
