@@ -36,7 +36,7 @@ def _root(version: Annotated[bool, Flag("--version", help="Print the version and
 def longbench(
     common: Common,
     *,
-    tasks: Annotated[str, Flag(help="all, en, zh, code or task names, separated by commas.")] = "all",
+    tasks: Annotated[str, Flag(help="all, en, zh, code, e (LongBench-E) or task names, separated by commas.")] = "all",
     data: Annotated[Path | None, Flag(help="Folder with NAME.jsonl files. Default: the public data set.")] = None,
     limit: Annotated[int | None, Flag(help="Only the first N examples of each task.", min=1)] = None,
     input_limit: Annotated[

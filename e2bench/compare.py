@@ -67,10 +67,10 @@ def load(folder: Path) -> tuple[str, Samples]:
 
 
 def _longbench(folder: Path) -> Samples:
-    from e2bench.tasks.longbench import LONGBENCH
+    from e2bench.tasks.longbench import EVERY_TASK
 
     samples: Samples = {}
-    for task in LONGBENCH:
+    for task in EVERY_TASK:
         path = folder / f"{task.name}.jsonl"
         if not path.exists() and not any(folder.glob(f"{task.name}.rank*.jsonl")):
             continue

@@ -143,10 +143,10 @@ def _summaries() -> dict[str, Callable[[Path], dict[str, Any]]]:
 
 
 def _score_longbench(folder: Path, rouge_score: bool) -> dict[str, Any]:
-    from e2bench.tasks.longbench import BY_NAME, LONGBENCH
+    from e2bench.tasks.longbench import BY_NAME, EVERY_TASK, LONGBENCH
 
     present = [
-        t for t in LONGBENCH if (folder / f"{t.name}.jsonl").exists() or any(folder.glob(f"{t.name}.rank*.jsonl"))
+        t for t in EVERY_TASK if (folder / f"{t.name}.jsonl").exists() or any(folder.glob(f"{t.name}.rank*.jsonl"))
     ]
     if not present:
         others = sorted(p.name for p in folder.glob("*.jsonl"))

@@ -37,6 +37,11 @@ class Task:
     repair: tuple[str, str] | None  # what lm-eval's copy of the template lost
     version: str  # changes with any prompt or metric
 
+    @property
+    def template_name(self) -> str:
+        """Whose prompt it uses: a LongBench-E task has its LongBench task's."""
+        return self.name.removesuffix("_e")
+
 
 Example = Mapping[str, Any]
 
@@ -56,11 +61,11 @@ def templates(tasks: list[Task], prompts_file: Path | None = None) -> dict[str, 
     given = _prompts_file(prompts_file) if prompts_file else None
     found = {}
     for task in tasks:
-        if given is not None and task.name not in given:
+        if given is not None and task.template_name not in given:
             raise DataError(
-                f"{prompts_file} has no prompt for {task.name!r}; needed is LongBench's dataset2prompt.json"
+                f"{prompts_file} has no prompt for {task.template_name!r}; needed is LongBench's dataset2prompt.json"
             )
-        found[task.name] = given[task.name] if given is not None else _lm_eval_template(task)
+        found[task.name] = given[task.template_name] if given is not None else _lm_eval_template(task)
         if given is not None:
             _check_fields(found[task.name], f"{prompts_file}: the prompt for {task.name!r}")
         if given is None and hashlib.sha256(found[task.name].encode()).hexdigest() != task.prompt_sha256:
@@ -97,7 +102,7 @@ def _lm_eval_template(task: Task) -> str:
         raise E2BenchError(
             "lm-eval is not installed, and LongBench's prompts come from it: pip install 'lm-eval>=0.4.13'"
         )
-    path = Path(spec.submodule_search_locations[0]) / "tasks" / "longbench" / f"{task.name}.yaml"
+    path = Path(spec.submodule_search_locations[0]) / "tasks" / "longbench" / f"{task.template_name}.yaml"
 
     class Loader(yaml.SafeLoader):
         """Safe loading that steps over lm-eval's `!function` tags."""

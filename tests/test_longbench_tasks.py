@@ -95,7 +95,15 @@ def test_the_table_holds_the_official_counts() -> None:
     assert {t.name for t in LONGBENCH if t.first_line_only} == {"trec", "triviaqa", "samsum", "lsht"}
     assert [t.name for t in LONGBENCH if t.stop_at_newline] == ["samsum"]
     assert sum(task.in_longbench_e for task in LONGBENCH) == 13
-    assert {name: len(tasks) for name, tasks in SELECTIONS.items()} == {"all": 21, "en": 14, "zh": 5, "code": 2}
+    counts = {name: len(tasks) for name, tasks in SELECTIONS.items()}
+    assert counts == {"all": 21, "en": 14, "zh": 5, "code": 2, "e": 13}
+
+
+def test_longbench_e_uses_the_prompts_and_metrics_of_its_tasks() -> None:
+    tasks = select("e")
+    assert [task.name for task in tasks] == [f"{task.name}_e" for task in LONGBENCH if task.in_longbench_e]
+    assert templates(tasks)["trec_e"] == templates([BY_NAME["trec"]])["trec"]
+    assert all(task.metric is BY_NAME[task.template_name].metric for task in tasks)
 
 
 @pytest.mark.parametrize(
