@@ -34,8 +34,8 @@ def run(common: Common, *, suite: str, tasks: str | None, data: Path | None, lim
     if suite not in SUITES:
         raise UnknownName("suite", suite, list(SUITES))
     check_scale(common)
-    if common.scale == PER_INPUT or "," in (common.scale or ""):
-        raise E2BenchError(f"--scale {common.scale} is several scales; a short run has one: give a number or auto")
+    if common.scale == PER_INPUT:
+        raise E2BenchError(f"--scale {PER_INPUT} is several scales; a short run has one: give a number or auto")
     chosen = _there([task for task in select(tasks) if suite == "paper" or task.lm_eval], data, wanted=tasks)
 
     from e2bench import choices, harness
