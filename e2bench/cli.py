@@ -179,7 +179,7 @@ def quickstart(common: Common) -> None:
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of one that comes with e2bench.")],
     settings: Annotated[list[str] | None, typer.Argument(help="key=value: settings that replace the recipe's.")] = None,
-    out: Annotated[Path | None, Flag("--out", "-o", help="Folder of checkpoints. Default: the recipe's.")] = None,
+    out: Annotated[Path | None, Flag("--out", "-o", help="Folder of checkpoints. Default: results/train/RECIPE.")] = None,
     fresh: Annotated[bool, Flag("--fresh", help="Drop what an earlier run left in the folder.")] = False,
     dry_run: Annotated[bool, Flag("--dry-run", help="Print the plan and stop.")] = False,
     profile: Annotated[bool, Flag("--profile", help="Measure memory and time per step, PI against E².")] = False,

@@ -1,0 +1,112 @@
+"""Write docs/reference/commands.md from the command line itself: `python docs/generate.py`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_args
+
+from e2bench.cli import app
+from e2bench.options import MODEL, RUN, Common
+
+PAGE = Path(__file__).parent / "reference" / "commands.md"
+HEAD = """# Commands
+
+Made from the command line by `python docs/generate.py`; `e2bench COMMAND --help` says the same. Do not edit.
+
+Lengths: `4k` is 4,096 tokens, `4k..64k` doubles from end to end, commas list. L is the native window, g the scale,
+g·L the extended window. Exit status: 0 done, 2 the user's mistake (one line on stderr), 1 our failure or a run that
+ended incomplete, 130 interrupted (the same command goes on).
+"""
+SHARED = """## Shared options
+
+They belong to every command that says so; each command uses those that it needs.
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    commands = {_name(info): info.callback for info in app.registered_commands}
+    common = {field.name for field in fields(Common)}
+    parts = [HEAD, " · ".join(f"[{name}](#{name})" for name in commands) + " · [shared options](#shared-options)\n"]
+    for name, callback in commands.items():
+        given = _parameters(callback)
+        shares = common <= set(given)
+        own = {key: p for key, p in given.items() if not (shares and key in common)}
+        parts.append(_section(name, inspect.getdoc(callback) or "", own, shares))
+    parts.append(SHARED)
+    shared = _parameters(commands["longbench"])
+    for panel in (MODEL, RUN):
+        rows = {k: p for k, p in shared.items() if k in common and _typer(p).rich_help_panel == panel}
+        parts.append(f"### {panel}\n\n{_table(rows)}")
+    return "\n".join(parts)
+
+
+def _name(info: Any) -> str:
+    return str(info.name or info.callback.__name__)
+
+
+def _parameters(callback: Callable[..., None] | None) -> dict[str, inspect.Parameter]:
+    assert callback is not None
+    return dict(inspect.signature(callback, eval_str=True).parameters)
+
+
+def _typer(parameter: inspect.Parameter) -> Any:
+    """What typer was told of an option or argument: its names, its help, its panel."""
+    return get_args(parameter.annotation)[1]
+
+
+def _is_argument(parameter: inspect.Parameter) -> bool:
+    return type(_typer(parameter)).__name__ == "ArgumentInfo"
+
+
+def _section(name: str, about: str, own: dict[str, inspect.Parameter], shares: bool) -> str:
+    arguments = [_argument(p) for p in own.values() if _is_argument(p)]
+    options = ["[OPTIONS]"] if shares or len(own) > len(arguments) else []
+    lines = [f"## {name}", "", f"`{' '.join(['e2bench', name, *arguments, *options])}`", "", about, ""]
+    lines += [_table(own)] if own else []
+    lines += ["Takes the [shared options](#shared-options).", ""] if shares else []
+    return "\n".join(lines)
+
+
+def _argument(parameter: inspect.Parameter) -> str:
+    text = parameter.name.upper() + (" …" if "list" in str(get_args(parameter.annotation)[0]) else "")
+    return text if parameter.default is inspect.Parameter.empty else f"[{text}]"
+
+
+def _table(parameters: dict[str, inspect.Parameter]) -> str:
+    return "\n".join(["| option | default | meaning |", "| --- | --- | --- |", *_rows(parameters), ""])
+
+
+def _rows(parameters: dict[str, inspect.Parameter]) -> Iterator[str]:
+    for parameter in parameters.values():
+        info = _typer(parameter)
+        yield f"| {_names(parameter, info)} | {_default(parameter)} | {(info.help or '').replace('|', '&#124;')} |"
+
+
+def _names(parameter: inspect.Parameter, info: Any) -> str:
+    if _is_argument(parameter):
+        return f"`{_argument(parameter)}`"
+    flag = f"--{parameter.name.replace('_', '-')}"
+    given = [name for name in (info.default, *(info.param_decls or ())) if str(name).startswith("-")]
+    if isinstance(parameter.default, bool):
+        return ", ".join(f"`{name}`" for name in given or [flag, f"--no-{flag[2:]}"])
+    kind = str(get_args(parameter.annotation)[0])
+    value = "N" if "int" in kind else "PATH" if "Path" in kind else "TEXT"
+    return ", ".join(f"`{name} {value}`" for name in given or [flag])
+
+
+def _default(parameter: inspect.Parameter) -> str:
+    default = parameter.default
+    if default is inspect.Parameter.empty:
+        return "needed"
+    if isinstance(default, bool):
+        return "on" if default else ""
+    return "" if default is None else f"`{default}`"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    print(PAGE)
