@@ -125,11 +125,6 @@ class KVCache(Cache):
         for layer in self.layers:
             layer.move_row(source, target, length)
 
-    def truncate(self, length: int) -> None:
-        """Keep the first `length` tokens."""
-        for layer in self.layers:
-            layer.length = min(layer.length, length)
-
 
 class _Ragged:
     """One decoding step over rows of different lengths (each counting the token now being written)."""

@@ -32,7 +32,6 @@ def lines_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-@pytest.mark.slow
 def test_two_processes_leave_the_files_of_one(tiny_folder: Path, tmp_path: Path) -> None:
     data = write_longbench(tmp_path / "data", examples=3)
     environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}

@@ -64,7 +64,6 @@ def lines(out):
     return sum(path.read_bytes().count(b"\n") for path in out.glob("*.jsonl"))
 
 
-@pytest.mark.slow
 def test_a_killed_run_of_three_resumed_with_two_gives_the_files_of_a_single_process(tiny_folder, tmp_path):
     data = write_longbench(tmp_path / "data", examples=6)
     single = [sys.executable, *command(tiny_folder, data, tmp_path / "one")]
@@ -92,7 +91,6 @@ def test_a_killed_run_of_three_resumed_with_two_gives_the_files_of_a_single_proc
     assert scores[0] == scores[1]
 
 
-@pytest.mark.slow
 def test_the_others_tell_of_a_killed_rank_and_the_run_resumes_alone(tiny_folder, tmp_path):
     data = write_longbench(tmp_path / "data", examples=6)
     out = tmp_path / "run"
