@@ -28,7 +28,7 @@ KINDS = ("score", "generate")
 
 
 def tiny_model(window: int) -> Any:
-    """A random two-layer Llama (hidden 32, two heads of 16, one key-value head) and a tokenizer of as many words as tokens."""
+    """A random two-layer Llama (hidden 32, two heads of 16, one key-value head); its tokenizer has a word a token."""
     from tokenizers import Tokenizer, models
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
