@@ -8,7 +8,7 @@ export HF_HUB_OFFLINE ?= 1
 # Of the benchmarks; the embedded tiny model by default.
 MODEL ?= e2bench/assets/tiny
 
-.PHONY: quickstart test test-all lint bench reproduce setup
+.PHONY: quickstart test test-all lint coverage mutation bench reproduce setup
 quickstart: setup
 	$(BIN)/e2bench quickstart
 
@@ -20,6 +20,14 @@ test-all: setup
 
 lint: setup
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+# Of the fast tier, lines and branches; the report goes to the terminal and to build/coverage.
+coverage: setup
+	$(BIN)/python -m pytest -m "not slow and not gpu and not network" --cov --cov-report=term --cov-report=html
+
+# Hours, on one core: which changes of a line no test notices (docs/mutation.md).
+mutation: setup
+	nice -n 15 $(BIN)/python tests/mutation.py
 
 bench: setup
 	$(BIN)/python benchmarks/scoring.py
