@@ -74,7 +74,8 @@ def wilson(hits: int, trials: int, z: float = 1.959964) -> list[float]:
     share = hits / trials
     middle = (share + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    return [max(0.0, middle - half), min(1.0, middle + half)]
+    low = 0.0 if hits == 0 else max(0.0, middle - half)  # exactly: rounding leaves 6e-17
+    return [low, 1.0 if hits == trials else min(1.0, middle + half)]
 
 
 def attention(folder: Path) -> dict[str, Any]:
