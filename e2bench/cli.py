@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from pathlib import Path
@@ -248,6 +249,9 @@ def compare(
 def main() -> None:
     """Run the command line; exit 0 done, 2 the user's mistake, 1 our failure, 130 interrupted."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a table with a dash must not end a run under an ASCII locale
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = app(standalone_mode=False)
         if code == 130:  # typer takes the interrupt for itself and says nothing

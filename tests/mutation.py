@@ -39,7 +39,7 @@ def stage(module: str, tests: list[str]) -> Path:
     for name in ("tasks", "train"):
         shutil.copytree(ROOT / name, folder / "e2bench" / name, ignore=PLAIN)
     (folder / "tests").mkdir()
-    for name in ("conftest.py", *tests):
+    for name in ("conftest.py", "report_folders.py", *tests):
         shutil.copy(ROOT / "tests" / name, folder / "tests" / name)
     if (ROOT.parent / "shared").is_dir():
         (folder / "shared").symlink_to(ROOT.parent / "shared")
@@ -64,8 +64,8 @@ use_setproctitle = false
 """
 
 
-def run(module: str) -> Counter[str]:
-    """Status -> number of mutants; survivors are printed with their difference."""
+def run(module: str) -> None:
+    """Print every mutant that was not noticed with its difference, and last how many there were of each status."""
     folder = stage(module, MODULES[module])
     # CI: hypothesis then draws the same examples every time, so that a mutant does not survive by luck
     environment = {**os.environ, "CI": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -84,17 +84,18 @@ def run(module: str) -> Counter[str]:
         if ended not in ("killed", "timeout"):
             print(f"--- {ended}", flush=True)
             subprocess.run([*mutmut, "show", name], cwd=folder, env=environment, check=False)
-    return Counter(status.values())
+    count = Counter(status.values())
+    parts = ", ".join(f"{number} {ended}" for ended, number in count.most_common())
+    print(f"=== {module}: {count.total()} mutants, {parts}", flush=True)
 
 
 def main() -> None:
-    """Every module named, or all; the counts last."""
+    """Every module named, or all."""
     unknown = set(sys.argv[1:]) - set(MODULES)
     if unknown:
         raise SystemExit(f"not among the modules: {', '.join(sorted(unknown))}; known: {', '.join(MODULES)}")
-    counts = {module: run(module) for module in sys.argv[1:] or MODULES}
-    for module, count in counts.items():
-        print(f"{module}: {count.total()} mutants, " + ", ".join(f"{n} {status}" for status, n in count.most_common()))
+    for module in sys.argv[1:] or MODULES:
+        run(module)
 
 
 if __name__ == "__main__":
