@@ -57,6 +57,9 @@ NOT_RUN: dict[str, list[str]] = {
         "e2bench serve-command --model M --scale 16",
         "e2bench longbench --model SmolLM2-135M-Instruct.Q4_1.gguf --data DIR",
     ],
+    "docs/explanation.md": [
+        "e2bench ppl --model SmolLM2-135M-Instruct.Q4_1.gguf --dtype bfloat16",
+    ],
     "docs/howto/fine-tune-7b.md": [
         "torchrun --nproc-per-node 8 -m e2bench train llama2-7b --dry-run",
         "torchrun --nproc-per-node 8 -m e2bench train llama2-7b --out",
