@@ -315,6 +315,7 @@ def test_chinese_is_cut_before_punctuation_is_deleted():
     assert metrics.qa_f1_zh("北京大学", "北京大学。") == 1
     assert metrics.qa_f1_zh("北京，大学", "北京大学") == 0  # 北京 and 大学 are not the one word 北京大学
     assert metrics.qa_f1_zh("GPT！", "gpt") == 1
+    assert metrics.qa_f1_zh("ß", "ss") == 0  # lower case, not upper: SS
     assert metrics.qa_f1_zh("《", "《") == 1  # quirk: the official list of punctuation lacks 《, so it is a word
 
 
@@ -381,7 +382,8 @@ def test_code_similarity_takes_the_first_line_of_code(prediction, score):
 
 def test_code_similarity_is_a_whole_percent_and_depends_on_the_order():
     assert metrics.code_similarity("abc", "abcd") == 0.86  # 6/7 = 0.857...
-    assert metrics.code_similarity("", "") == 1
+    assert metrics.code_similarity("", "") == metrics.code_similarity("# no code", "") == 1  # nothing equals nothing
+    assert metrics.code_similarity("\nX = 1", "X = 1") == 1
     # All matches are one character long, and the prediction's first is taken:
     assert metrics.code_similarity("tide", "diet") == 0.25  # "t", which ends diet: no more, 2 * 1 / 8
     assert metrics.code_similarity("diet", "tide") == 0.5  # "d", then "e" behind it: 2 * 2 / 8
@@ -389,7 +391,16 @@ def test_code_similarity_is_a_whole_percent_and_depends_on_the_order():
 
 @pytest.mark.parametrize(
     ("prediction", "line"),
-    [("a\nb", "a"), ("\n\na\nb", "a"), (" \na", " "), ("\r\na", "\r"), ("", ""), ("\n", ""), ("a", "a")],
+    [
+        ("a\nb", "a"),
+        ("\n\na\nb", "a"),
+        ("\nXa\nb", "Xa"),
+        (" \na", " "),
+        ("\r\na", "\r"),
+        ("", ""),
+        ("\n", ""),
+        ("a", "a"),
+    ],
 )
 def test_first_line_drops_leading_newlines_and_nothing_else(prediction, line):
     assert metrics.first_line(prediction) == line
@@ -415,7 +426,7 @@ def test_one_text_in_place_of_a_list_of_references_is_refused():
 
 
 def test_what_cannot_be_scored_is_named():
-    with pytest.raises(DataError, match="all_classes"):
+    with pytest.raises(DataError, match=r"^classification needs all_classes, .* check the sample's fields$"):
         metrics.classification("Food", "Food")
     with pytest.raises(DataError, match="Paragraph"):
         metrics.retrieval("3", "段落3")

@@ -59,6 +59,16 @@ def test_scales_and_offsets_are_uniform():
     assert max(d.offset for d in drawn) > 1890  # t_max = 1,900 at g = 20
 
 
+def test_a_run_begun_with_an_earlier_version_goes_on_with_its_own_draws():
+    # Stored on 2026-11-22 from numpy 2.4's Philox(key=seed, counter=[0, 0, step, row]), called directly.
+    shared = {"native_window": 4096, "train_window": 4096}
+    drawn = [draw(E2Settings(**shared), step, sample) for step in range(4) for sample in (0, 5)]
+    assert [(d.scale, d.offset) for d in drawn[::2]] == [(1, 0), (14, 34273), (19, 71309), (7, 2194)]
+    assert drawn[::2] == drawn[1::2]
+    own = draw(E2Settings(**shared, per_sample=True, seed=7), 1000, 3)
+    assert (own.scale, own.offset) == (16, 18874)
+
+
 def test_seeds_draw_differently():
     first, second = (
         [draw(E2Settings(native_window=512, train_window=512, seed=seed), step) for step in range(20)]
@@ -93,11 +103,23 @@ def test_ablations_and_rivals_are_settings():
     assert all(1 <= d.start < 512 for d in pose)
 
 
+@pytest.mark.parametrize(("train_window", "starts"), [(1, {1}), (2, {1}), (3, {1, 2})])
+def test_poses_skip_begins_anywhere_behind_the_first_token(train_window, starts):
+    settings = E2Settings(native_window=512, train_window=train_window, method="pose", scale=8)
+    assert {draw(settings, step).start for step in range(30)} == starts
+
+
+def test_the_first_four_tokens_keep_their_place():
+    assert {draw(E2Settings(native_window=512, train_window=512), step).start for step in range(5)} == {4}
+    assert positions(7, 1, 100).tolist() == [0, 1, 2, 3, 104, 105, 106]
+
+
 def test_impossible_settings_are_refused_by_name():
-    with pytest.raises(UnknownName, match="did you mean 'pose'"):
+    with pytest.raises(UnknownName, match=r"^unknown training method 'poze'.*did you mean 'pose'"):
         E2Settings(native_window=512, train_window=512, method="poze")
-    with pytest.raises(E2BenchError, match="'pi' needs its fixed scale"):
-        E2Settings(native_window=512, train_window=512, method="pi")
+    for method in ("pi", "pose"):
+        with pytest.raises(E2BenchError, match=f"'{method}' needs its fixed scale"):
+            E2Settings(native_window=512, train_window=512, method=method)
     with pytest.raises(E2BenchError, match="g_max is 0: it must be at least 1"):
         E2Settings(native_window=512, train_window=512, g_max=0)
     with pytest.raises(E2BenchError, match="scale is 0"):

@@ -76,6 +76,16 @@ def test_the_exact_limit_is_no_reason_to_cut_and_one_more_token_is(tiny_model: M
     assert tiny_model.decode(fit("1234567", tiny_model, limit=7, room=FREE, mode="ids").ids) == "124567"
 
 
+@pytest.mark.parametrize("mode", ["official", "ids"])
+def test_what_was_left_out_is_said(tiny_model: Model, mode: str) -> None:
+    def truncated(limit: int, room: int) -> bool:
+        return fit("1234567", tiny_model, limit=limit, room=room, mode=mode).truncated  # eight tokens with BOS
+
+    assert truncated(7, FREE) is True  # by the limit
+    assert truncated(9, 7) is True  # by the room alone
+    assert truncated(8, 8) is False and truncated(9, 9) is False
+
+
 def test_official_mode_puts_bos_back_once(tiny_model: Model) -> None:
     bos = tiny_model.tokenizer.bos_token_id
     for wrap in (None, INST):
@@ -87,6 +97,8 @@ def test_a_template_that_writes_bos_itself_gets_no_second_one(tiny_model: Model)
     bos = tiny_model.tokenizer.bos_token_id
     wrap = ChatWrapper("auto", lambda prompt: f"<s>[INST]{prompt}", special_tokens=False)
     assert fit("12", tiny_model, limit=99, room=FREE, wrap=wrap).ids.count(bos) == 1
+    bare = ChatWrapper("auto", lambda prompt: prompt, special_tokens=False)  # writes no BOS, and wants none
+    assert fit("12", tiny_model, limit=99, room=FREE, wrap=bare).ids == tiny_model.encode("12", special_tokens=False)
 
 
 def test_a_cut_inside_a_character_leaves_the_replacement_mark_as_longbench_does(
@@ -109,7 +121,8 @@ def test_the_middle_goes_and_both_ends_stay(ids: list[int], limit: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("window", "limit"), [(4096, 3500), (8192, 7500), (16384, 15500), (32768, 31500), (65536, 63500), (1024, 500)]
+    ("window", "limit"),
+    [(4096, 3500), (8192, 7500), (16384, 15500), (32768, 31500), (65536, 63500), (1024, 500), (5000, 3500)],
 )
 def test_limits_of_the_usual_windows_are_the_official_ones(window: int, limit: int) -> None:
     assert input_limit(window, 512) == limit
@@ -126,5 +139,5 @@ def test_a_window_that_cannot_hold_budget_and_input_is_refused(window: int) -> N
 
 
 def test_an_unknown_mode_is_refused(tiny_model: Model) -> None:
-    with pytest.raises(UnknownName, match="did you mean 'official'"):
+    with pytest.raises(UnknownName, match=r"^unknown truncation 'oficial'.*did you mean 'official'"):
         fit("x", tiny_model, limit=9, room=9, mode="oficial")
