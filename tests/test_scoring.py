@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from e2bench import summary
 from e2bench.errors import DataError
-from e2bench.scoring import averages, interval, mean, score_folder, score_predictions, write_scores
+from e2bench.scoring import averages, by_length, interval, mean, score_folder, score_predictions, write_scores
 from e2bench.tasks.longbench import BY_NAME, LONGBENCH
 
 PREDICTIONS = Path(__file__).parents[2] / "shared" / "data" / "predictions" / "minilongbench"
@@ -85,7 +86,8 @@ def test_the_interval_of_many_values_is_that_of_the_normal_law() -> None:
     bounds = interval(values)
     assert bounds is not None
     half = 1.96 * values.std() / np.sqrt(len(values))  # central limit theorem
-    assert bounds == pytest.approx([values.mean() - half, values.mean() + half], abs=0.1 * half)
+    assert bounds == pytest.approx([values.mean() - half, values.mean() + half], abs=0.05 * half)
+    assert bounds == interval(values, seed=0) != interval(values, seed=1)  # stored intervals are those of seed 0
 
 
 def test_one_value_has_no_interval_and_none_no_mean() -> None:
@@ -120,8 +122,12 @@ def test_a_line_that_cannot_be_scored_is_named(broken: dict[str, Any], message: 
 @pytest.mark.parametrize("field", ["pred", "answers", "all_classes"])
 def test_a_line_without_a_field_is_named(field: str) -> None:
     row = {name: value for name, value in prediction().items() if name != field}
-    with pytest.raises(DataError, match=rf"x/trec\.jsonl.* 2 has no '{field}'"):
+    with pytest.raises(
+        DataError, match=rf"^x/trec\.jsonl.* 2 has no '{field}'; needed are pred, answers, all_classes$"
+    ):
         score_predictions([prediction(), row], BY_NAME["trec"], where="x/trec.jsonl")
+    with pytest.raises(DataError, match=r"^trec: prediction 1"):
+        score_predictions([row], BY_NAME["trec"])
 
 
 # ---- folders
@@ -150,6 +156,65 @@ def test_scores_are_written_whole(tmp_path: Path) -> None:
     assert json.loads(write_scores(tmp_path, scores).read_text(encoding="utf-8")) == scores
 
 
+def test_the_details_of_a_task_say_how_its_score_came_about(tmp_path: Path) -> None:
+    lengths = {"kept_tokens": 7, "prompt_tokens": 9}
+    rows = [
+        prediction(**lengths),  # of a version that did not say so: fewer tokens fed than there were
+        prediction(pred="no", **lengths, truncated=False),  # the chat template made it longer: nothing is left out
+        prediction(kept_tokens=9, prompt_tokens=9),
+        prediction(truncated=True),
+        prediction(kept_tokens=1),
+        prediction(pred="", finish="error"),
+    ]
+    details = score_folder(folder_of(tmp_path, trec=rows, hotpotqa=[prediction()] * 200))["details"]
+    low, high = details["trec"].pop("interval")
+    assert 0 <= low < 80 < high == 100.0  # 0 or more of five in each resample
+    assert details["trec"] == {
+        "scored": 5, "expected": 200, "truncated": 2, "failed": 1, "left_out": 194,
+        "metric": "classification", "version": BY_NAME["trec"].version,
+        "by_length": {"0-4k": {"score": 80.0, "scored": 5}},
+    }  # fmt: skip
+    assert details["hotpotqa"]["left_out"] == 0 and details["hotpotqa"]["interval"] == [100.0, 100.0]
+
+
+def test_of_two_values_either_may_be_drawn_twice() -> None:
+    assert interval([1.0, 0.0]) == [0.0, 1.0] == interval([0.0, 1.0])  # each extreme has one chance in four
+
+
+@pytest.mark.parametrize(
+    ("experiment", "summarised"),
+    [("ppl", "perplexity"), ("passkey", "passkey"), ("attention", "attention"), ("short", "short")],
+)
+def test_each_experiment_is_summed_up_by_its_own_function(
+    experiment: str, summarised: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(summary, summarised, lambda folder: {"summed up": folder})
+    (tmp_path / "run.json").write_text(json.dumps({"experiment": experiment}), encoding="utf-8")
+    assert score_folder(tmp_path) == {"summed up": tmp_path}
+
+
+def test_only_the_first_three_unknown_files_are_named(tmp_path: Path) -> None:
+    for name in "abcd":
+        (tmp_path / f"{name}.jsonl").touch()
+    with pytest.raises(DataError, match=r"unknown tasks \(a\.jsonl, b\.jsonl, c\.jsonl\)"):
+        score_folder(tmp_path)
+
+
+def test_a_folder_that_is_not_there_is_named_with_what_is_needed(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"score takes a run's folder or one with LongBench .* \(NAME\.jsonl\)"):
+        score_folder(tmp_path / "absent")
+
+
+def test_lengths_and_scores_must_belong_together() -> None:
+    assert by_length([3999, 4000, 8000], [1.0, 0.5, 0.0]) == {
+        "0-4k": {"score": 100.0, "scored": 1},
+        "4-8k": {"score": 50.0, "scored": 1},
+        "8k+": {"score": 0.0, "scored": 1},
+    }
+    with pytest.raises(ValueError, match="zip"):
+        by_length([1, 2], [1.0])
+
+
 def test_a_task_of_failed_rows_alone_has_no_score(tmp_path: Path) -> None:
     found = score_folder(folder_of(tmp_path, trec=[prediction(finish="error", pred="")]))
     assert found["tasks"] == {} and found["details"]["trec"]["failed"] == 1
@@ -158,9 +223,14 @@ def test_a_task_of_failed_rows_alone_has_no_score(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
-        ("notes.txt", "x", "no .jsonl file"),
+        (
+            "notes.txt",
+            "x",
+            r" holds no \.jsonl file; .*one of narrativeqa, qasper, multifieldqa_en, multifieldqa_zh, …$",
+        ),
         ("squad.jsonl", "{}\n", r"unknown tasks \(squad\.jsonl\)"),
         ("trec.jsonl", '{"pred": "x"\n', r"trec\.jsonl:1"),
+        ("trec.jsonl", '{"pred": "x"}\n', r"/trec\.jsonl: prediction 1 has no 'answers'"),
         ("run.json", "{", "run.json"),
         ("run.json", '{"experiment": "chess"}', "'chess'"),
     ],
@@ -180,6 +250,11 @@ def test_rouge_score_stands_beside_the_summaries_only(tmp_path: Path) -> None:
     assert found["details"]["gov_report"]["rouge_score"] == pytest.approx(75.0)
     assert found["tasks"]["gov_report"] == pytest.approx(75.0, abs=1e-5)
     assert "rouge_score" not in found["details"]["trec"]
+    assert "rouge_score" not in score_folder(tmp_path)["details"]["gov_report"]  # it is slow: only when asked for
+    failed = prediction(pred="", finish="error")
+    found = score_folder(folder_of(tmp_path, gov_report=[*rows, failed], multi_news=[failed]), rouge_score=True)
+    assert found["details"]["gov_report"]["rouge_score"] == pytest.approx(75.0)
+    assert found["details"]["multi_news"]["rouge_score"] == 0.0
 
 
 @pytest.mark.skipif(not PREDICTIONS.is_dir(), reason="published predictions are not beside the checkout")
