@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +13,7 @@ from typing import Annotated
 import typer
 
 from e2bench import __version__
-from e2bench.errors import E2BenchError
+from e2bench.errors import E2BenchError, one_line
 from e2bench.options import Common, with_common
 
 app = typer.Typer(
@@ -180,7 +182,9 @@ def quickstart(common: Common) -> None:
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of one that comes with e2bench.")],
     settings: Annotated[list[str] | None, typer.Argument(help="key=value: settings that replace the recipe's.")] = None,
-    out: Annotated[Path | None, Flag("--out", "-o", help="Folder of checkpoints. Default: results/train/RECIPE.")] = None,
+    out: Annotated[
+        Path | None, Flag("--out", "-o", help="Folder of checkpoints. Default: results/train/RECIPE.")
+    ] = None,
     fresh: Annotated[bool, Flag("--fresh", help="Drop what an earlier run left in the folder.")] = False,
     dry_run: Annotated[bool, Flag("--dry-run", help="Print the plan and stop.")] = False,
     profile: Annotated[bool, Flag("--profile", help="Measure memory and time per step, PI against E².")] = False,
@@ -252,14 +256,21 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a table with a dash must not end a run under an ASCII locale
             stream.reconfigure(errors="backslashreplace")
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         code = app(standalone_mode=False)
         if code == 130:  # typer takes the interrupt for itself and says nothing
             raise KeyboardInterrupt
+        sys.stdout.flush()
     except E2BenchError as error:
         code = _say(str(error), error.exit_code)
     except KeyboardInterrupt:
-        code = _say("interrupted; give the same command again to continue", 130)
+        code = _interrupted()
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        code = _output_lost(error)
     except Exception as error:
         code = _usage_code(error)
         if code is None:
@@ -267,15 +278,45 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
+INTERRUPTED = "interrupted; give the same command again to continue"
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EPIPE)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """The first Ctrl-C: leave everything in order. The second does not wait for that: what is on the disk is whole."""
+    signal.signal(signal.SIGINT, _end_at_once)
+    raise KeyboardInterrupt
+
+
+def _end_at_once(number: int, frame: object) -> None:
+    os.write(2, f"e2bench: {INTERRUPTED}\n".encode())
+    os._exit(130)
+
+
+def _interrupted() -> int:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one would tear the interpreter's own end
+    return _say(INTERRUPTED, 130)
+
+
+def _output_lost(error: OSError) -> int:
+    """stdout, or a file that no run folder guards, could not be written; `e2bench … | head` is no mistake."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter's last flush would fail once more
+    if error.errno == errno.EPIPE:
+        return 1
+    return _say(
+        f"{error.filename or 'the output'}: {error.strerror}; free some space and give the same command again", 1
+    )
+
+
 def _say(message: str, code: int) -> int:
-    print(f"e2bench: {' '.join(message.split())}", file=sys.stderr)
+    print(f"e2bench: {one_line(message)}", file=sys.stderr)
     return code
 
 
 def _usage_code(error: Exception) -> int | None:
     """Exit code of click's own complaints (unknown option, missing argument …), said in one line; None for others."""
     if type(error).__name__ == "Abort":
-        return _say("interrupted; give the same command again to continue", 130)
+        return _interrupted()
     if type(error).__name__ == "NoArgsIsHelpError":
         print(error, file=sys.stderr)
         return 2

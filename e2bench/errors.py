@@ -2,6 +2,19 @@
 
 from __future__ import annotations
 
+SHOWN_CHARS = 1000
+
+
+def printable(text: str) -> str:
+    """The text as a terminal may show it: what would move the cursor or reorder letters is shown as `\\x1b`."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def one_line(text: object) -> str:
+    """A message as a user sees it: one line, printable, cut where a file's contents made it long."""
+    line = printable(" ".join(str(text).split()))
+    return line if len(line) <= SHOWN_CHARS else f"{line[:SHOWN_CHARS]}…"
+
 
 class E2BenchError(Exception):
     """A mistake in what e2bench was given. The command line prints its message and exits with `exit_code`."""

@@ -148,6 +148,9 @@ class RunFolder:
         earlier = self.path / RUN
         if self.fresh:
             self._clear()
+        with disk_errors(self.path):
+            for beside in self.path.glob(".*.tmp"):  # of a process killed inside `write_atomic`
+                beside.unlink()
         if earlier.exists():
             self._check_same(read_json(earlier))
         elif self.must_resume:
@@ -156,11 +159,14 @@ class RunFolder:
             raise RunFolderError(
                 f"{self.path} holds .jsonl files of something else; choose another --out, or give --fresh"
             )
-        started = read_json(earlier)["started"] if earlier.exists() else now()
+        started = (read_json(earlier).get("started") if earlier.exists() else None) or now()
         write_json(earlier, {**self.manifest, "started": started, "ended": None})
 
     def _check_same(self, earlier: dict[str, Any]) -> None:
-        old = {"experiment": earlier.get("experiment"), **(earlier.get("resolved") or {})}
+        resolved = earlier.get("resolved")
+        if not isinstance(resolved, dict | None):
+            raise DataError(f"{self.path / RUN}: resolved is a JSON {type(resolved).__name__}, needed is an object")
+        old = {"experiment": earlier.get("experiment"), **(resolved or {})}
         new = {"experiment": self.manifest["experiment"], **json.loads(json.dumps(self.manifest["resolved"]))}
         for name in [*new, *(n for n in old if n not in new)]:
             if old.get(name) != new.get(name):
@@ -187,8 +193,12 @@ class RunFolder:
             except FileExistsError:
                 self._refuse_or_take_over(lock)
                 continue
-            with os.fdopen(descriptor, "w") as file:
-                json.dump(mine, file)
+            try:
+                with disk_errors(lock), os.fdopen(descriptor, "w") as file:
+                    json.dump(mine, file)
+            except BaseException:
+                lock.unlink(missing_ok=True)
+                raise
             return
         raise RunFolderError(f"{self.path} is being used by another run; choose another --out")
 

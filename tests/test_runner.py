@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +15,6 @@ from e2bench.errors import RunFailed
 from e2bench.processes import Processes
 from e2bench.records import RUN, RunFolder, manifest, merged, read_json, read_rows
 from e2bench.runner import Item, Row, plan, run
-from e2bench.tasks.demo import write_longbench
 
 ABSURD = 1 << 48  # float32 numbers: no machine has a pebibyte
 
@@ -161,91 +156,3 @@ def test_other_errors_are_not_taken_for_memory(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError, match="shape mismatch"):
         start(tmp_path, work, items([1, 1]))
-
-
-# ---- killed and continued, through the command line
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six examples of every task."""
-    return write_longbench(tmp_path_factory.mktemp("demo"), examples=6)
-
-
-TASKS = "samsum,lcc,multifieldqa_zh"
-
-
-def arguments(model: Path, data: Path, out: Path) -> list[str]:
-    """A LongBench run of 18 short prompts."""
-    shared = ["--model", str(model), "--data", str(data), "--tasks", TASKS, "--out", str(out)]
-    return ["longbench", *shared, "--window", "400", "--scale", "4", "--batch-size", "2"]
-
-
-def lines_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """Every file's lines, without the time they took."""
-    return {
-        path.name: [{k: v for k, v in line.items() if k != "seconds"} for line in read_rows(path)]
-        for path in sorted(folder.glob("*.jsonl"))
-    }
-
-
-def finished_lines(folder: Path) -> dict[str, set[bytes]]:
-    """Whole lines by file, to the byte."""
-    contents = {path.name: path.read_bytes() for path in folder.glob("*.jsonl")}
-    return {name: set(content[: content.rfind(b"\n") + 1].splitlines()) for name, content in contents.items()}
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tiny_folder: Path, demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run from beginning to end in a process of its own."""
-    out = tmp_path_factory.mktemp("run") / "whole"
-    command = [sys.executable, "-m", "e2bench", *arguments(tiny_folder, demo, out)]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
-    return out
-
-
-def test_a_killed_run_continues_to_the_files_of_an_undisturbed_one(
-    tiny_folder: Path, demo: Path, undisturbed: Path, tmp_path: Path, cli: Any
-) -> None:
-    command = [sys.executable, "-m", "e2bench", *arguments(tiny_folder, demo, tmp_path)]
-
-    def kept() -> int:
-        return sum(map(len, finished_lines(tmp_path).values()))
-
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 100
-        while kept() < 4 and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-    before = finished_lines(tmp_path)
-    assert 4 <= kept() < 18 and read_json(tmp_path / RUN)["ended"] is None
-    assert (tmp_path / ".lock").exists()
-
-    ended = cli(*arguments(tiny_folder, demo, tmp_path))
-    assert ended.code == 0 and f"{sum(map(len, before.values()))} of 18 were done before" in ended.err
-    assert lines_of(tmp_path) == lines_of(undisturbed)
-    assert read_json(tmp_path / "scores.json") == read_json(undisturbed / "scores.json")
-    after = finished_lines(tmp_path)
-    assert all(lines <= after[name] for name, lines in before.items())  # a line made again would show other seconds
-
-
-def test_a_disk_that_fills_up_ends_with_one_line_and_can_be_continued(
-    tiny_folder: Path, demo: Path, undisturbed: Path, tmp_path: Path, cli: Any
-) -> None:
-    # room for the manifest and two lines of the longest task
-    sizes = {path.name: path.stat().st_size for path in undisturbed.iterdir()}
-    largest = max(size for name, size in sizes.items() if name.endswith(".jsonl"))
-    assert sizes[RUN] < largest - 200, "the manifest outgrew the lines: give this test more examples"
-    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({largest - 200}, {largest - 200})); "
-    code = limit + "from e2bench.cli import main; main()"
-    command = [sys.executable, "-c", code, *arguments(tiny_folder, demo, tmp_path)]
-    full = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert full.returncode == 1, full.stderr
-    said = full.stderr.strip().splitlines()
-    assert len(said) == 1 and "what was finished is kept: free some space" in said[0]
-    before = finished_lines(tmp_path)
-    assert before
-    assert cli(*arguments(tiny_folder, demo, tmp_path)).code == 0
-    assert lines_of(tmp_path) == lines_of(undisturbed)
-    after = finished_lines(tmp_path)
-    assert all(lines <= after[name] for name, lines in before.items())
