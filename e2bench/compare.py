@@ -9,7 +9,7 @@ from typing import Any
 
 from e2bench.errors import DataError
 from e2bench.records import RUN, check_folder, merged, read_json, stored_rows
-from e2bench.scoring import interval, mean, score_predictions
+from e2bench.scoring import damage, interval, mean, score_predictions
 
 LARGEST = 10
 EQUAL = 1e-12
@@ -54,16 +54,20 @@ def load(folder: Path) -> tuple[str, Samples]:
     experiment = str(read_json(folder / RUN).get("experiment")) if ours else "longbench"
     if experiment not in UNITS:
         raise DataError(f"{folder / RUN} names the experiment {experiment!r}, which e2bench does not know")
-    if experiment == "longbench":
-        samples = _longbench(folder)
-    elif experiment == "short":
-        samples = {path.stem: _short(merged(folder, path.stem)) for path in sorted(folder.glob("*.jsonl"))}
-    else:
-        samples = _cells(experiment, list(merged(folder, experiment).values()))
+    with damage(folder):
+        samples = _samples(folder, experiment)
     samples = {task: found for task, found in samples.items() if found}
     if not samples:
         raise DataError(f"{folder} holds no finished line; run the experiment first")
     return experiment, samples
+
+
+def _samples(folder: Path, experiment: str) -> Samples:
+    if experiment == "longbench":
+        return _longbench(folder)
+    if experiment == "short":
+        return {path.stem: _short(merged(folder, path.stem)) for path in sorted(folder.glob("*.jsonl"))}
+    return _cells(experiment, list(merged(folder, experiment).values()))
 
 
 def _longbench(folder: Path) -> Samples:

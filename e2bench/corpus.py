@@ -14,6 +14,7 @@ from e2bench.errors import DataError
 from e2bench.records import json_object
 
 DEFAULT_DOCS = 128  # the paper's (section 5.3)
+MOST_LINE_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,12 @@ def _json_lines(path: Path) -> Iterator[Document]:
     number = 0
     try:
         with opener(path, "rb") as lines:
-            for number, raw in enumerate(lines, 1):
+            while raw := lines.readline(MOST_LINE_BYTES + 1):
+                number += 1
+                if len(raw) > MOST_LINE_BYTES:  # a small .gz can unpack to terabytes
+                    raise DataError(
+                        f"{path}:{number}: a line of more than {MOST_LINE_BYTES >> 20} MiB; split the document"
+                    )
                 if raw.strip():
                     yield _json_document(raw, f"{path}:{number}")
     except (OSError, EOFError, gzip.zlib.error) as error:  # type: ignore[attr-defined]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import lzma
 import os
 import shutil
+import struct
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 from e2bench.errors import DataError, UnknownName
@@ -88,10 +91,14 @@ def unpack(archive: Path, folder: Path, members: str) -> None:
                 )
             for member in chosen:
                 _unpack_one(file, member, folder)
-    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+    except _BROKEN as error:
         raise DataError(f"{archive} cannot be unpacked: {error}") from None
     if not any(folder.iterdir()):
         raise DataError(f"{archive} holds nothing that matches {members}")
+
+
+# What zipfile lets through, beside its own error, of the libraries below it and of headers that make no sense.
+_BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError, RuntimeError, ValueError)
 
 
 def _unpack_one(file: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path) -> None:

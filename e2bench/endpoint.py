@@ -11,7 +11,7 @@ import os
 import random
 import threading
 import weakref
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -23,6 +23,7 @@ T = TypeVar("T")
 KEYS = ("E2BENCH_API_KEY", "OPENAI_API_KEY")
 LONGEST_WAIT_S = 30.0
 SHOWN_CHARS = 200
+MOST_BYTES = 64 << 20  # of one answer: 32k tokens streamed with all their JSON are a tenth of it
 
 
 class Broken(Exception):
@@ -76,25 +77,38 @@ class Endpoint:
 
     def get(self, path: str) -> dict[str, Any]:
         """A JSON object. Raises Refused for 4xx, Broken or an httpx error for what a second try may mend."""
-        response = self._client.get(self.url + path)
-        self._check(response, response.text)
-        return self._object(response.text, response)
+        with self._client.stream("GET", self.url + path) as response:
+            text = self._whole(response)
+            self._check(response, text)
+            return self._object(text, response)
 
     def events(self, path: str, body: Mapping[str, Any]) -> Generator[dict[str, Any], None, None]:
         """The JSON objects of an answer: those of an event stream as they come, or the only one of a plain answer."""
         with self._client.stream("POST", self.url + path, json=dict(body)) as response:
             if "text/event-stream" not in response.headers.get("content-type", ""):
-                text = response.read().decode("utf-8", "replace")
+                text = self._whole(response)
                 self._check(response, text)
                 yield self._object(text, response)
                 return
             self._check(response, "")
-            for line in response.iter_lines():
-                data = line[5:].strip() if line.startswith("data:") else ""
+            for line in _lines(self._pieces(response)):
+                data = line[5:].decode("utf-8", "replace").strip() if line.startswith(b"data:") else ""
                 if data == "[DONE]":
                     return
                 if data:
                     yield self._object(data, response)
+
+    def _whole(self, response: httpx.Response) -> str:
+        return b"".join(self._pieces(response)).decode("utf-8", "replace")
+
+    def _pieces(self, response: httpx.Response) -> Iterator[bytes]:
+        """An answer's bytes, unpacked, as they come; no server can fill the memory, by size or by compression."""
+        size = 0
+        for piece in response.iter_bytes():
+            size += len(piece)
+            if size > MOST_BYTES:
+                raise ModelError(f"{self.url} sends an answer of more than {MOST_BYTES >> 20} MiB; is it a model's?")
+            yield piece
 
     def _check(self, response: httpx.Response, text: str) -> None:
         status = response.status_code
@@ -183,7 +197,20 @@ def checked_url(url: str) -> str:
     return url.rstrip("/")
 
 
+def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Lines as they are complete, and what is left at the end."""
+    rest: list[bytes] = []
+    for piece in pieces:
+        first, *others = piece.split(b"\n")
+        rest.append(first)
+        if others:
+            yield b"".join(rest)
+            yield from others[:-1]
+            rest = [others[-1]]
+    yield b"".join(rest)
+
+
 def _retry_after(response: httpx.Response) -> float | None:
     """Seconds that the server asks to wait, at most 30; None when it does not say a number."""
     value = response.headers.get("retry-after", "")
-    return min(float(value), LONGEST_WAIT_S) if value.isdigit() else None
+    return min(float(value), LONGEST_WAIT_S) if value.isdecimal() else None

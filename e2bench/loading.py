@@ -101,7 +101,7 @@ def _source(spec: ModelSpec) -> tuple[dict[str, Any], Path | None]:
     if path.is_dir():
         if (path / "adapter_config.json").exists():
             base = _read_json(path / "adapter_config.json").get("base_model_name_or_path")
-            if not base:
+            if not base or not isinstance(base, str):
                 raise ModelError(f"{path / 'adapter_config.json'} names no base_model_name_or_path")
             if (Path(base) / "adapter_config.json").exists():
                 raise ModelError(f"the base of the adapter {path} is an adapter itself ({base}); merge that one first")
@@ -135,7 +135,7 @@ def _check_folder(path: Path, spec: ModelSpec) -> None:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not readable JSON: {error}") from None
     if not isinstance(value, dict):
         raise ModelError(f"{path} is not a JSON object")
@@ -190,7 +190,7 @@ def _tokenizer(spec: ModelSpec, source: dict[str, Any], adapter: Path | None) ->
     if spec.tokenizer:
         source = _tokenizer_source(spec.tokenizer, spec.trust_remote_code)
     elif adapter and (adapter / "tokenizer_config.json").exists():
-        source = {"pretrained_model_name_or_path": str(adapter)}
+        source = {"pretrained_model_name_or_path": str(adapter), "trust_remote_code": spec.trust_remote_code}
     tokenizer = _guarded(spec, lambda: AutoTokenizer.from_pretrained(**source), "tokenizer")
     if not len(tokenizer):
         raise ModelError(f"{spec.path}: no tokenizer in this folder; give one with --tokenizer")

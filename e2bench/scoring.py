@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -128,11 +129,26 @@ def score_folder(folder: Path, *, rouge_score: bool = False) -> dict[str, Any]:
     check_folder(folder, "score takes a run's folder or one with LongBench prediction files (NAME.jsonl)")
     experiment = read_json(folder / RUN).get("experiment") if (folder / RUN).exists() else "longbench"
     if experiment == "longbench":
-        return _score_longbench(folder, rouge_score)
+        with damage(folder):
+            return _score_longbench(folder, rouge_score)
     summarise = _summaries().get(str(experiment))
     if summarise is None:
         raise DataError(f"{folder / RUN} names the experiment {experiment!r}, which e2bench does not know")
-    return summarise(folder)
+    with damage(folder):
+        return summarise(folder)
+
+
+@contextmanager
+def damage(folder: Path) -> Iterator[None]:
+    """Lines that are JSON, but hold values of another kind than ours: DataError, one line."""
+    try:
+        yield
+    except KeyError as error:
+        raise DataError(f"{folder}: a line has no field {error}; docs/files.md says what a line holds") from None
+    except (TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
+        raise DataError(
+            f"{folder}: a line holds a value of another kind than docs/files.md says ({type(error).__name__}: {error})"
+        ) from None
 
 
 def _summaries() -> dict[str, Callable[[Path], dict[str, Any]]]:

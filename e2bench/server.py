@@ -27,6 +27,7 @@ from e2bench.scales import ScaleRule, scale_rule
 
 APIS = {"completions": "/completions", "chat": "/chat/completions"}
 EXTENDED = ("vllm", "sglang")  # take `stop_token_ids` and `min_tokens` beside OpenAI's own fields
+TOKEN_CHARS = 256  # no vocabulary has a longer token
 QUEUED = 4  # batches of `concurrency` handed over at once, so that one slow answer leaves no gap
 PROBE = "The quick brown fox jumps over the lazy dog."
 
@@ -43,14 +44,20 @@ class Answer:
     def take(self, event: dict[str, Any]) -> None:
         """Add one event of the stream, of either endpoint, or a whole answer."""
         usage = event.get("usage") or {}
-        self.prompt_tokens = usage.get("prompt_tokens", self.prompt_tokens)
-        self.completion_tokens = usage.get("completion_tokens", self.completion_tokens)
+        self.prompt_tokens = _count(usage.get("prompt_tokens"), self.prompt_tokens)
+        self.completion_tokens = _count(usage.get("completion_tokens"), self.completion_tokens)
         for choice in event.get("choices") or []:
             piece = choice.get("text")
             if piece is None:
                 piece = (choice.get("delta") or choice.get("message") or {}).get("content")
-            self.text += piece or ""
-            self.finish = choice.get("finish_reason") or self.finish
+            # half a surrogate pair, which JSON can hold and no tokenizer reads, becomes a question mark
+            self.text += (piece or "").encode("utf-8", "replace").decode("utf-8")
+            self.finish = str(choice.get("finish_reason") or self.finish)
+
+
+def _count(value: Any, before: int | None) -> int | None:
+    """A number of tokens, or what was known before where a server says something else."""
+    return value if isinstance(value, int) and value > 0 else before
 
 
 class ServerRope:
@@ -247,7 +254,7 @@ class ServedModel:
         with closing(self.endpoint.events(APIS[self.api], body)) as events:
             for event in events:
                 self._check_model(event)
-                answer.take(event)
+                self._take(answer, event, most_chars=TOKEN_CHARS * (prompt.max_new_tokens + 4))
                 if cut := _stopped(answer.text, stops):
                     answer.text, answer.finish = cut, "stop"
                     break
@@ -257,6 +264,14 @@ class ServedModel:
         if not answer.finish:
             raise Broken("an answer that breaks off before its end")
         return answer
+
+    def _take(self, answer: Answer, event: dict[str, Any], most_chars: int) -> None:
+        try:
+            answer.take(event)
+        except (AttributeError, TypeError) as error:
+            raise ModelError(f"{self.endpoint.url} answers in another form than OpenAI's: {error}") from None
+        if len(answer.text) > most_chars:
+            raise ModelError(f"{self.endpoint.url} does not stop at max_tokens: {len(answer.text):,} characters so far")
 
     def _prompt_of(self, prompt: Prompt) -> str | list[int]:
         """What is sent: the ids, or the text that the server's tokenizer turns into them."""
@@ -275,7 +290,7 @@ class ServedModel:
 
     def _check_model(self, event: dict[str, Any]) -> None:
         answered = event.get("model")
-        if answered and _plain(answered) != _plain(self.served):
+        if answered and _plain(str(answered)) != _plain(self.served):
             raise ModelError(
                 f"{self.endpoint.url} was asked for {self.served!r} and answers as {answered!r}; name the model that "
                 "it serves with --served-model"
@@ -335,7 +350,8 @@ def _models(endpoint: Endpoint, *, needed: bool) -> dict[str, dict[str, Any]]:
 
     def listed() -> list[Any]:
         try:
-            return list(endpoint.get("/models").get("data") or [])
+            data = endpoint.get("/models").get("data")
+            return data if isinstance(data, list) else []
         except (Broken, Refused):
             if needed:
                 raise
@@ -366,8 +382,9 @@ def _choose(endpoint: Endpoint, served: str | None) -> tuple[str, dict[str, Any]
 
 def _context(entry: dict[str, Any]) -> int | None:
     """Tokens of the server's context: vLLM's and SGLang's `max_model_len`, llama.cpp's `meta.n_ctx`."""
-    value = entry.get("max_model_len") or (entry.get("meta") or {}).get("n_ctx")
-    return int(value) if value else None
+    meta = entry.get("meta")
+    value = entry.get("max_model_len") or (meta.get("n_ctx") if isinstance(meta, dict) else None)
+    return _count(value, None)
 
 
 def load_served(common: Common, native: int | None, warn: Callable[[str], None]) -> ServedModel:

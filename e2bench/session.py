@@ -13,7 +13,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from e2bench.errors import E2BenchError, UnknownName
+from e2bench.errors import E2BenchError, UnknownName, printable
 from e2bench.options import Common
 from e2bench.processes import Processes
 from e2bench.records import RunFolder, manifest
@@ -118,7 +118,7 @@ def say(message: str) -> None:
     from rich.console import Console
 
     if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0:
-        Console(stderr=True).print(message, highlight=False, markup=False)
+        Console(stderr=True).print(printable(message), highlight=False, markup=False)
 
 
 def rule_for(common: Common, model: Model) -> ScaleRule:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 from e2bench.errors import DataError, E2BenchError
@@ -79,7 +80,7 @@ def templates(tasks: list[Task], prompts_file: Path | None = None) -> dict[str, 
 def _prompts_file(path: Path) -> dict[str, str]:
     try:
         prompts = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as dataset2prompt.json: {error}") from None
     if not isinstance(prompts, dict) or not all(isinstance(v, str) for v in prompts.values()):
         raise DataError(f"{path} is not a JSON object of task name: template")
@@ -87,10 +88,14 @@ def _prompts_file(path: Path) -> dict[str, str]:
 
 
 def _check_fields(template: str, what: str) -> None:
+    """Refuse attributes, conversions and widths too: `{context:>999999999999}` would fill the memory."""
     try:
-        template.format(context="", input="")
-    except (KeyError, ValueError, IndexError, AttributeError) as error:
-        raise DataError(f"{what} cannot be filled in ({error!r}); it may hold {{context}} and {{input}} only") from None
+        fields = [parts[1:] for parts in Formatter().parse(template) if parts[1] is not None]
+    except ValueError as error:
+        raise DataError(f"{what} cannot be filled in ({error}); it may hold {{context}} and {{input}} only") from None
+    for name, width, conversion in fields:
+        if name not in ("context", "input") or width or conversion:
+            raise DataError(f"{what} cannot be filled in ({name!r}); it may hold {{context}} and {{input}} only")
 
 
 def _lm_eval_template(task: Task) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from e2bench.compare import compare
-from e2bench.errors import E2BenchError
+from e2bench.errors import E2BenchError, printable
 
 SHOWN_CHARS = 40
 
@@ -32,7 +32,7 @@ def _show(result: dict[str, Any]) -> None:
 
     console = Console()
     title = f"{result['second']} less {result['first']}, {result['unit']}"
-    table = Table(title=escape(title), title_justify="left")
+    table = Table(title=escape(printable(title)), title_justify="left")
     columns = ("task", "samples", "first", "second", "difference", "95 % interval", "changed", "better", "worse")
     for at, column in enumerate(columns):
         table.add_column(column, justify="right" if at else "left")
@@ -40,7 +40,7 @@ def _show(result: dict[str, Any]) -> None:
         bounds = row["interval"]
         clear = bounds is not None and (bounds[0] > 0 or bounds[1] < 0)
         table.add_row(
-            name,
+            escape(printable(name)),
             str(row["samples"]),
             *(f"{row[key]:.3f}" for key in ("first", "second")),
             f"{row['difference']:+.3f}{' *' if clear else ''}",
@@ -57,7 +57,7 @@ def _show(result: dict[str, Any]) -> None:
         largest.add_column(column, overflow="fold")
     for change in result["largest"]:
         texts = (change["id"], change["reference"], *change["predictions"])
-        sample, reference, before, after = (escape(" ".join(text.split())[:SHOWN_CHARS]) for text in texts)
+        sample, reference, before, after = (escape(printable(" ".join(text.split())[:SHOWN_CHARS])) for text in texts)
         numbers = (f"{change['first']:.2f}", f"{change['second']:.2f}")
-        largest.add_row(change["task"], sample, *numbers, reference, before, after)
+        largest.add_row(escape(printable(change["task"])), sample, *numbers, reference, before, after)
     console.print(largest)

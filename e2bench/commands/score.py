@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from e2bench.errors import printable
 from e2bench.scales import short_length
 from e2bench.scoring import SCHEMES, score_folder, write_scores
 
@@ -23,15 +24,16 @@ def run(folder: Path, *, as_json: bool, rouge_score: bool) -> None:
 def show(folder: Path, scores: dict[str, Any]) -> None:
     """Print scores as a table on stdout."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console(soft_wrap=False)
-    table = Table(title=str(folder), title_justify="left")
+    table = Table(title=escape(printable(str(folder))), title_justify="left")
     rows, columns = _longbench(scores) if "metric" in _first(scores.get("details", {})) else _other(scores)
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(escape(printable(cell)) for cell in row))
     console.print(table)
     for scheme in SCHEMES:
         if scheme in scores.get("averages", {}):
@@ -43,7 +45,7 @@ def show(folder: Path, scores: dict[str, Any]) -> None:
     )
     if incomplete:
         console.print("An average is shown only when every one of its tasks has a score.", style="dim")
-    console.print(f"written: {folder / 'scores.json'}", highlight=False, style="dim")
+    console.print(escape(printable(f"written: {folder / 'scores.json'}")), highlight=False, style="dim")
 
 
 def _first(details: dict[str, Any]) -> dict[str, Any]:

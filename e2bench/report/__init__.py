@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from e2bench.errors import DataError
+from e2bench.errors import DataError, printable
 from e2bench.report import ablations, curves, details, maps, page, tables
 from e2bench.report.output import Output
 from e2bench.report.runs import Results, one_line, scan
@@ -35,7 +35,7 @@ def write_report(results: Path, out: Path) -> list[Path]:
         output.write(name, content)
     output.close([run.name for run in found.runs], found.warnings)
     for warning in found.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        print(f"warning: {printable(warning)}", file=sys.stderr)
     return output.written
 
 

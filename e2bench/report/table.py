@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from e2bench.errors import printable
+
 Row = dict[str, Any]  # column key: value; "source" is "paper" or "measured"; "intervals": {key: (low, high)}
 
 
@@ -80,9 +82,12 @@ def _csv_cell(column: Column, value: object) -> str:
     return column.text(value) if is_number else csv_text(column.text(value))
 
 
+FORMULA_STARTS = (*"=+-@＝＋－＠", "\t", "\r", "\n")
+
+
 def csv_text(text: str) -> str:
-    """OWASP's rule for CSV injection: = + - @ tab and carriage return start a formula in a spreadsheet."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+    """OWASP's rule for CSV injection: = + - @, also full-width, tab and line ends start a formula in a spreadsheet."""
+    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
 
 
 def to_markdown(table: Table) -> str:
@@ -101,7 +106,8 @@ def _markdown_row(cells: list[str]) -> str:
 
 
 def markdown_text(text: str) -> str:
-    text = re.sub(r"([\\`*\[\]|])", r"\\\1", " ".join(text.split()))
+    text = printable(" ".join(text.split()))
+    text = re.sub(r"([\\`*\[\]|])", r"\\\1", text)
     return text.replace("<", "&lt;").replace(">", "&gt;")
 
 
