@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from e2bench.report import write_report
 from e2bench.tasks.demo import corpus_file, write_longbench
 from e2bench.train.data import Source
 from e2bench.train.recipe import Lora, Recipe
@@ -19,6 +20,10 @@ from e2bench.train.recipe import Lora, Recipe
 DOCS = Path(__file__).parents[1] / "docs"
 PIQA = {"goal": "To warm water", "sol1": "put it on a stove", "sol2": "put it into a freezer", "label": 0}
 QUESTION = {"question": "where is the sun", "answer": ["in the sky"]}
+PROFILE = [
+    {"method": method, "length": length, "window": 256, "seconds_per_step": 1.0, "peak_bytes": 1, "device": "cpu"}
+    for method, length in (("pi", 256), ("e2", 128))
+]
 CODE = re.compile(r"`([^`]+)`")
 
 
@@ -79,6 +84,8 @@ def made(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for suite in ("paper", "lm-eval"):
         tasks = ("--tasks", "piqa") if suite == "lm-eval" else ()
         e2bench("short", *model, *tasks, "--suite", suite, "--data", "short-data", "--out", f"short-{suite}")
+    for step in (1, 2):
+        e2bench("ppl", "--model", f"training/checkpoint-{step}", *lengths, "--scale", "auto", "--out", f"step-{step}")
     e2bench("export", *model, "--scale", 2, "--out", "exported")
     patch.undo()
     return root
@@ -173,12 +180,30 @@ def test_the_page_names_the_arrays_of_an_attention_run(made: Path) -> None:
 
 
 def test_the_page_names_the_fields_of_a_profile(made: Path) -> None:
-    rows = [
-        {"method": "pi", "length": 1, "window": 2, "seconds_per_step": 1.0, "peak_bytes": 1, "device": "cpu"},
-    ]
     source = (Path(__file__).parents[1] / "train" / "profiling.py").read_text(encoding="utf-8")
-    assert all(f'"{key}"' in source for key in rows[0])
-    compare("profile.json", [rows])
+    assert all(f'"{key}"' in source for key in PROFILE[0])
+    compare("profile.json", [PROFILE])
+
+
+def test_the_page_names_the_columns_of_a_report(made: Path) -> None:
+    (made / "profile").mkdir()
+    (made / "profile" / "profile.json").write_text(json.dumps(PROFILE), encoding="utf-8")
+    write_report(made, made / "report")
+    headings = sections("report.md")["Columns of the CSV files"]
+    documented = {file: CODE.findall(row[1])[0].split(", ") for row in headings for file in CODE.findall(row[0])}
+    for path in (made / "report").glob("*.csv"):
+        header = path.read_text(encoding="utf-8").splitlines()[0].split(",")
+        if path.name in documented:
+            named = documented[path.name]
+            assert header[: len(named)] == named if named[-1] != "…" else header[: len(named) - 1] == named[:-1]
+            assert len(header) == len(named) or named[-1] == "…", path.name
+        else:
+            assert path.stem.startswith("table") and header[0] == "source", path.name
+    assert {file for file in documented if not (made / "report" / file).exists()} <= {"figure5.csv"}
+    line = next(
+        line for line in (DOCS / "report.md").read_text("utf-8").splitlines() if line.startswith("`report.json")
+    )
+    assert set(read(made / "report" / "report.json")[0]) == set(CODE.findall(line)[1].split(", "))
 
 
 RECIPE_TABLES = ("What to train", "Positions", "Data", "Optimisation", "Machine and checkpoints")
