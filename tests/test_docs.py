@@ -27,6 +27,7 @@ import pytest
 from e2bench.loading import embedded_model
 from e2bench.options import Common
 from e2bench.scales import parse_lengths
+from e2bench.scoring import score_folder
 from e2bench.session import check_scale, with_preset
 from e2bench.tasks.demo import write_longbench
 from e2bench.tasks.longbench import select
@@ -395,6 +396,17 @@ def test_commands_and_options_named_in_the_text_exist(page: Path) -> None:
         assert first in commands or first.startswith("-") or PLACEHOLDER.match(first), f"{name(page)}: e2bench {span}"
         for option in re.findall(r"(?<!\S)--[\w-]+", span):
             assert f"`{option}" in reference or option in ("--help", "--version"), f"{name(page)}: e2bench {span}"
+
+
+def test_both_rouge_ls_are_those_of_the_committed_predictions() -> None:
+    scores = score_folder(ROOT / "results" / "smollm2" / "longbench-4k", rouge_score=True)
+    text = (ROOT / "docs" / "explanation.md").read_text(encoding="utf-8")
+    tasks = ("gov_report", "qmsum", "multi_news", "samsum")
+    for label, values in (
+        ("`rouge`, LongBench's", [scores["tasks"][task] for task in tasks]),
+        ("`rouge_score`", [scores["details"][task]["rouge_score"] for task in tasks]),
+    ):
+        assert f"| {label} | {' | '.join(format(value, '.2f') for value in values)} |" in text
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
