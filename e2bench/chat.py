@@ -51,9 +51,10 @@ def _template(tokenizer: Any, template: str | None) -> Callable[[str], str]:
     def apply(prompt: str) -> str:
         messages = [{"role": "user", "content": prompt}]
         try:
-            return tokenizer.apply_chat_template(
+            wrapped = tokenizer.apply_chat_template(
                 messages, chat_template=template, add_generation_prompt=True, tokenize=False
             )
+            return str(wrapped)
         except Exception as error:  # a template is a program: it may fail in any way
             reason = " ".join(str(error).split())[:200]
             raise E2BenchError(f"the chat template cannot wrap a prompt: {reason}") from None

@@ -181,7 +181,7 @@ class Endpoint:
         )
 
     def _pause(self, attempt: int) -> float:
-        return min(self.backoff_s * 2**attempt, LONGEST_WAIT_S) * random.uniform(0.75, 1.25)
+        return min(self.backoff_s * 2.0**attempt, LONGEST_WAIT_S) * random.uniform(0.75, 1.25)
 
 
 def checked_url(url: str) -> str:

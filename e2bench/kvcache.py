@@ -32,7 +32,7 @@ class KVLayer(CacheLayerMixin):
     values: Any
 
     def __init__(self, rows: int, capacity: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # transformers leaves this one without types
         self.rows, self.capacity, self.length = rows, capacity, 0
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -102,12 +102,12 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Where inputs go."""
-        return self.hf.get_input_embeddings().weight.device
+        return cast(torch.device, self.hf.get_input_embeddings().weight.device)
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the weights."""
-        return self.hf.get_input_embeddings().weight.dtype
+        return cast(torch.dtype, self.hf.get_input_embeddings().weight.dtype)
 
     @property
     def layers(self) -> int:
@@ -120,14 +120,14 @@ class Model:
         config = self.config
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        return 2 * self.layers * heads * dim * self.dtype.itemsize
+        return 2 * self.layers * int(heads) * int(dim) * self.dtype.itemsize
 
     @property
     def activation_bytes_per_token(self) -> int:
         """Upper estimate of what one token of a chunk needs inside a layer, and one scored row's logits."""
         config = self.config
         widths = 6 * config.hidden_size + 3 * (getattr(config, "intermediate_size", None) or 4 * config.hidden_size)
-        return widths * max(self.dtype.itemsize, 4)
+        return int(widths) * max(self.dtype.itemsize, 4)
 
     def needed_bytes(self, tokens: int, rows: int = 1) -> int:
         """Estimate above the weights: cache of `rows` × `tokens`, one chunk's activations, one block of logits."""
@@ -173,11 +173,11 @@ class Model:
 
     def encode(self, text: str, *, special_tokens: bool = True) -> list[int]:
         """Token ids of a text, with what the tokenizer adds (BOS) or without."""
-        return self.tokenizer(text, add_special_tokens=special_tokens, verbose=False)["input_ids"]
+        return cast("list[int]", self.tokenizer(text, add_special_tokens=special_tokens, verbose=False)["input_ids"])
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids without special tokens, not stripped."""
-        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     @property
     def eos_ids(self) -> frozenset[int]:
@@ -201,11 +201,11 @@ class Model:
         positions = torch.arange(start, start + input_ids.shape[1], device=input_ids.device)[None]
         body = self.hf.base_model
         output = body(input_ids=input_ids, position_ids=positions, past_key_values=cache, use_cache=cache is not None)
-        return output.last_hidden_state
+        return cast(Tensor, output.last_hidden_state)
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits (…, V) of hidden states as the model's own forward pass makes them, in at least float32."""
-        logits = self.hf.get_output_embeddings()(hidden)
+        logits: Tensor = self.hf.get_output_embeddings()(hidden)
         if scaling := getattr(self.config, "logits_scaling", None):
             logits = logits / scaling
         if scale := getattr(self.config, "logit_scale", None):

@@ -150,7 +150,7 @@ def _connect(rank: int, world: int) -> tuple[Any, bool]:
     _slurm_address()
     agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     try:
-        store = dist.TCPStore(
+        store = dist.TCPStore(  # type: ignore[attr-defined]  # its types do not tell of it
             os.environ["MASTER_ADDR"],
             int(os.environ["MASTER_PORT"]),
             None if agent else world,
@@ -165,7 +165,8 @@ def _connect(rank: int, world: int) -> tuple[Any, bool]:
             "start with torchrun, accelerate launch or srun"
         ) from None
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return dist.PrefixStore(f"e2bench/{attempt}", store), not agent
+    shared = dist.PrefixStore(f"e2bench/{attempt}", store)  # type: ignore[attr-defined]
+    return shared, not agent
 
 
 def _slurm_address() -> None:

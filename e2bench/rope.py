@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from e2bench.errors import E2BenchError, ModelError, UnknownName
 
@@ -221,7 +221,8 @@ class RopeSwitch:
     def in_force(self) -> list[float]:
         """The inverse frequencies now in the first scaled rotary module."""
         slot = self._slots[0]
-        return getattr(slot.module, f"{slot._prefix}inv_freq").double().tolist()
+        inv_freq: torch.Tensor = getattr(slot.module, f"{slot._prefix}inv_freq")
+        return cast("list[float]", inv_freq.double().tolist())
 
 
 def rotary_modules(model: nn.Module) -> list[nn.Module]:

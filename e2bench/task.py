@@ -114,7 +114,7 @@ def _lm_eval_template(task: Task) -> str:
 
     Loader.add_multi_constructor("!", lambda loader, suffix, node: None)
     text = yaml.load(path.read_text(encoding="utf-8"), Loader)["doc_to_text"]
-    template = text.replace("{{context}}", "{context}").replace("{{question}}", "{input}")
+    template = str(text).replace("{{context}}", "{context}").replace("{{question}}", "{input}")
     return template.replace(*task.repair) if task.repair else template
 
 

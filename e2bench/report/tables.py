@@ -217,7 +217,7 @@ def is_auto(run: Run, cells: Sequence[dict[str, Any]]) -> bool:
     """True where each window has its own scale (`--scale auto`): one row or line, not one per scale."""
     given = run.part("resolved").get("scale")
     if given is not None:
-        return given == "auto"
+        return bool(given == "auto")
     pairs = sorted({(cell["window"], cell["scale"]) for cell in cells})
     return all(a[0] < b[0] and a[1] <= b[1] for a, b in pairwise(pairs)) and len({scale for _, scale in pairs}) > 1
 
