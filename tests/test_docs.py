@@ -24,6 +24,7 @@ from typing import Any
 
 import pytest
 
+from e2bench.errors import E2BenchError
 from e2bench.loading import embedded_model
 from e2bench.options import Common
 from e2bench.scales import parse_lengths
@@ -37,7 +38,7 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").r
 NEEDS = {"network", "GPUs", "server", "minutes", "hours"}
 INSTALLING = ("make", "pip", "source")  # parsed: a test must not install
 PROGRAMS = (*INSTALLING, "e2bench", "torchrun", "accelerate", "srun", "python", "export", "cat", "eval")
-PLACEHOLDER = re.compile(r"(?<![\w$<.-])(?:[A-Z]{1,9}|[A-Z]+\d)(?![\w-])|…")
+PLACEHOLDER = re.compile(r"(?<![\w$<.-])(?:[A-Z]{1,9}|[A-Z]{3,}\d)(?![\w-])|…")
 INDENTED = "an indented block"
 
 # How each command that is only parsed begins, by page. A new one must be written here, and had better be run.
@@ -426,3 +427,50 @@ def anchors(page: Path) -> set[str]:
     """The anchors that a forge makes from a page's headings."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+# ---- the checks themselves
+
+
+def test_a_page_is_read_as_it_is_written() -> None:
+    page = "```sh\n# needs: GPUs, hours\ne2bench ppl \\\n  --docs 2   # why\n```\n\n    e2bench models\n\n"
+    page += "```yaml\nsteps: 1\n```\n"
+    first, second, third = _all_blocks(page)
+    assert (first.kind, first.needs, first.commands) == ("sh", {"GPUs", "hours"}, ["e2bench ppl    --docs 2   # why"])
+    assert (second.needs, third.kind) == ({INDENTED}, "yaml")
+    assert words(first.commands[0]) == ["e2bench", "ppl", "--docs", "2"]
+
+
+@pytest.mark.parametrize(
+    ("command", "pattern"),
+    [
+        ("e2bench ppl --model M", True),
+        ("e2bench compare RUN RUN", True),
+        ("torchrun -m e2bench ppl …", True),
+        ("e2bench ppl --model http://HOST/v1", True),
+        ('e2bench ppl --model "$MODEL" --out E2', False),
+        ("e2bench longbench --model Llama-2-7B-K/x.Q4_1.gguf  # SAYS", False),
+    ],
+)
+def test_a_word_in_capitals_makes_a_pattern(command: str, pattern: bool) -> None:
+    assert is_pattern(command) is pattern
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "e2bench longbench --modle x",
+        "e2bench longbench --tasks hotpotqaa",
+        "e2bench ppl --lengths 8k..4k",
+        "e2bench passkey --scale 2,4",
+        "e2bench longbench --model Vicuna-v1.5-7B-17k",
+        "torchrun -m e2bench train llama2-8b",
+        "e2bench train llama2-7b stepz=1",
+        "make quikstart",
+        "pip install vlllm",
+        "curl example.org",
+    ],
+)
+def test_a_wrong_command_does_not_parse(command: str, parsed: Callable[[list[str]], None]) -> None:
+    with pytest.raises((AssertionError, E2BenchError)):
+        check_parses(words(command), parsed, command)
