@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
 )
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from e2bench.errors import E2BenchError, ModelError, UnknownName
 from e2bench.rope import (
@@ -136,6 +138,117 @@ def test_ntk_raises_the_base_by_the_published_power() -> None:
     want = 1 / base ** (torch.arange(0, d, 2, dtype=torch.float64) / d)
     torch.testing.assert_close(found.double(), want, rtol=1e-6, atol=0)
     assert on_cos == 1.0
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+@pytest.mark.parametrize(
+    "scaling", [RopeScaling("none", 8), *(RopeScaling(method, 1) for method in ("linear", "ntk", "dynamic", "yarn"))]
+)
+def test_no_method_and_factor_one_are_the_plain_frequencies(family: str, scaling: RopeScaling) -> None:
+    rotary: Any = rotary_modules(build(CONFIGS[family]))[0]
+    layer_type = "full_attention" if family == "gemma3" else None
+    plain = getattr(rotary, f"{layer_type}_inv_freq" if layer_type else "inv_freq")  # of an unscaled checkpoint
+    length = 5 * L if scaling.method == "none" else L
+    found = inverse_frequencies(rotary, scaling, native=L, length=length, layer_type=layer_type)
+    assert torch.equal(found[0], plain) and found[1] == 1
+
+
+@pytest.mark.parametrize("method", ["linear", "ntk", "dynamic", "yarn", "none"])
+def test_computing_frequencies_leaves_the_models_config_alone(method: str) -> None:
+    model = build(CONFIGS["gemma3"])
+    before = copy.deepcopy(model.config.rope_parameters)
+    rotary = rotary_modules(model)[0]
+    inverse_frequencies(rotary, RopeScaling(method, 4), native=L, length=3 * L, layer_type="full_attention")
+    assert model.config.rope_parameters == before and model.config.max_position_embeddings == L
+
+
+def test_ntk_takes_the_base_of_its_own_layers() -> None:
+    rotary = rotary_modules(build(CONFIGS["gemma3"]))[0]
+    found, _ = inverse_frequencies(rotary, RopeScaling("ntk", 4), native=L, layer_type="full_attention")
+    base = 1_000_000 * 4 ** (8 / (8 - 2))  # Gemma 3's theta of full attention; 10,000 in its sliding layers
+    torch.testing.assert_close(
+        found[1].double(), torch.tensor(base ** (-2 / 8), dtype=torch.float64), rtol=1e-6, atol=0
+    )
+
+
+def test_yarn_is_computed_from_the_native_window_that_was_given() -> None:
+    rotary = rotary_modules(build(CONFIGS["llama"]))[0]  # its config says L
+    found, _ = inverse_frequencies(rotary, RopeScaling("yarn", 4), native=L // 4)
+    loaded = build(with_rope(CONFIGS["llama"], rope_type="yarn", factor=4.0, original_max_position_embeddings=L // 4))
+    assert torch.equal(found, rotary_modules(loaded)[0].inv_freq)
+    assert not torch.equal(found, inverse_frequencies(rotary, RopeScaling("yarn", 4), native=L)[0])
+
+
+def test_proportional_rope_is_plain_and_stays_so() -> None:
+    # Gemma 4's: the angles of one part of the head alone, spaced as if the whole head was rotated
+    parameters = {"rope_type": "proportional", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
+    config = LlamaConfig(**{**GROUPED, "rope_parameters": parameters})
+    assert checkpoint_scaling(config) is None
+    rotary = SimpleNamespace(config=config)
+    expected = ROPE_INIT_FUNCTIONS["proportional"](config, None)[0]
+    found, on_cos = inverse_frequencies(rotary, RopeScaling("none", 1), native=L)
+    assert torch.equal(found, expected) and on_cos == 1 and torch.count_nonzero(found) == found.numel() // 2
+
+
+def test_the_checkpoints_own_frequencies_are_restored_and_never_computed() -> None:
+    model = build(with_rope(CONFIGS["llama"], rope_type="linear", factor=4.0))
+    switch = RopeSwitch(model, L)
+    own = switch.in_force()
+    switch.set(RopeScaling("linear", 8))
+    assert switch.in_force() != own
+    switch.set(RopeScaling("checkpoint", 4))
+    assert switch.in_force() == own and switch.scaling is None
+    with pytest.raises(ValueError, match=r"^the checkpoint's own frequencies are not computed but restored$"):
+        inverse_frequencies(rotary_modules(model)[0], RopeScaling("checkpoint", 4), native=L)
+
+
+def test_a_scale_in_force_is_kept_by_models_that_recompute_their_frequencies() -> None:
+    model = build(with_rope(CONFIGS["llama"], rope_type="dynamic", factor=4.0))
+    rotary: Any = rotary_modules(model)[0]
+    RopeSwitch(model, L).set(RopeScaling("linear", 2))
+    assert rotary.rope_type == "default"  # else transformers would put its own in place of ours
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_a_cast_model_keeps_its_kind_of_rope(family: str) -> None:
+    new = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": L}
+    exact: Any = rotary_modules(build(with_rope(CONFIGS[family], **new)))[0]
+    model = build(with_rope(CONFIGS[family], **new)).to(torch.bfloat16)
+    RopeSwitch(model, L)
+    rotary: Any = rotary_modules(model)[0]
+    assert rotary.rope_type == exact.rope_type
+    names = [name for name in vars(exact) if name.endswith("attention_scaling")]
+    assert names and all(getattr(rotary, name) == getattr(exact, name) for name in names)
+    buffers = dict(exact.named_buffers())
+    assert all(
+        torch.equal(getattr(rotary, name), buffers[name]) for name in buffers if not name.endswith("original_inv_freq")
+    )
+
+
+def test_a_model_without_a_config_is_named_by_its_class() -> None:
+    with pytest.raises(ModelError, match=r"^'Linear' has no rotary positions"):
+        RopeSwitch(torch.nn.Linear(1, 1), L)
+
+
+def test_only_the_layers_that_are_scaled_tell_a_configs_scaling() -> None:
+    config = CONFIGS["gemma3"]
+    assert rope_config(config)["rope_theta"] == 1_000_000 and checkpoint_scaling(config) is None
+    scaled = with_rope(config, rope_type="linear", factor=8.0)
+    assert checkpoint_scaling(scaled) == RopeScaling("linear", 8) and native_window(scaled) == L
+    del scaled.rope_parameters["full_attention"]
+    assert rope_config(scaled) == {}
+
+
+def test_a_scaling_that_does_not_say_everything_is_read_as_far_as_it_goes() -> None:
+    config = LlamaConfig(**GROUPED)
+    config.rope_parameters = {"rope_theta": 1e4}
+    assert checkpoint_scaling(config) is None
+    config.rope_parameters = {"rope_theta": 1e4, "rope_type": "longrope"}  # its factor is the ratio of two windows
+    assert checkpoint_scaling(config) == RopeScaling("checkpoint", 1)
+    config.max_position_embeddings, config.original_max_position_embeddings = 8 * L, L  # where Phi-3 says L
+    assert native_window(config) == L
+    config.rope_parameters = {"rope_theta": 1e4, "rope_type": "linear", "factor": 0.5}
+    assert checkpoint_scaling(config) == RopeScaling("linear", 1)
 
 
 @given(factor=st.integers(1, 64))
@@ -293,7 +406,7 @@ def test_a_factor_below_one_is_refused(factor: float) -> None:
 
 
 def test_an_unknown_method_is_refused_with_a_suggestion() -> None:
-    with pytest.raises(UnknownName, match="did you mean 'linear'"):
+    with pytest.raises(UnknownName, match=r"^unknown RoPE method 'linaer'.*did you mean 'linear'"):
         RopeScaling("linaer", 2)
 
 
