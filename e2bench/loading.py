@@ -79,6 +79,8 @@ def load_weights(spec: ModelSpec) -> tuple[Any, Any, str]:
     )
     if missing := sorted(info["missing_keys"]):  # transformers fills them with random numbers and goes on
         raise ModelError(f"{spec.path} lacks {len(missing)} of the model's tensors, {missing[0]} among them")
+    if getattr(hf.config.get_text_config(), "num_hidden_layers", 1) < 1:
+        raise ModelError(f"{spec.path} has no layers: num_hidden_layers in its config must be at least 1")
     if adapter:
         hf = _with_adapter(spec, hf, adapter)
     if any(not p.is_floating_point() for p in hf.parameters()):

@@ -206,13 +206,13 @@ class RunFolder:
         try:
             holder = json.loads(lock.read_text())
             host, pid = holder["host"], int(holder["pid"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
             host, pid = "", 0  # torn while it was written: its process died with it
         if host not in ("", socket.gethostname()):
             raise RunFolderError(
                 f"{self.path} is in use by process {pid} on {host}; wait for it, or delete {lock} if that run is dead"
             )
-        if pid and _alive(pid):
+        if pid > 0 and _alive(pid):
             raise RunFolderError(
                 f"{self.path} is in use by process {pid} on this machine; wait for it, or choose another --out"
             )
@@ -327,7 +327,7 @@ def disk_errors_except_exists(path: Path) -> Iterator[None]:
 def _alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True

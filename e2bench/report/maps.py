@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -167,11 +168,16 @@ def _attention_panels(run: Run, found: Results) -> list[tuple[dict[str, Any], ND
     return [panels[length] for length in sorted(panels)]
 
 
+MOST_BYTES = 1 << 30  # a small file can unpack to terabytes; 500 tokens over an input of 500k fit
+
+
 def _rows(path: Path, line: dict[str, Any]) -> NDArray[np.float32]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            if stored.zip.getinfo("rows.npy").file_size > MOST_BYTES:
+                raise DataError(f"{path.name}: rows of more than {MOST_BYTES >> 20} MiB are not drawn")
             rows = np.asarray(stored["rows"], dtype=np.float32)
-    except (zipfile.BadZipFile, KeyError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, MemoryError) as error:
         raise DataError(f"{path.name} holds no array `rows`: {one_line(error)}") from error
     first, last = line["gold"]
     if rows.ndim != 2 or not rows.size or not 0 <= first <= last < rows.shape[1]:

@@ -87,6 +87,7 @@ FORMULA_STARTS = (*"=+-@＝＋－＠", "\t", "\r", "\n")
 
 def csv_text(text: str) -> str:
     """OWASP's rule for CSV injection: = + - @, also full-width, tab and line ends start a formula in a spreadsheet."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")  # the writer quotes for a line feed alone
     return f"'{text}" if text.startswith(FORMULA_STARTS) else text
 
 

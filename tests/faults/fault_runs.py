@@ -40,7 +40,8 @@ def _run(arguments: Sequence[str], said: Any, limits: Limits, more_memory: int |
     """What the forked process does. Nothing of the test's own process runs in it afterwards."""
     for stream in (1, 2):
         os.dup2(said.fileno(), stream)
-    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # the old ones know another kind
+    sys.stdout = os.fdopen(1, "w", closefd=False)  # the old objects know another kind of file
+    sys.stderr = os.fdopen(2, "w", closefd=False)
     if more_memory is not None:
         limits = {**limits, resource.RLIMIT_AS: address_space(os.getpid()) + more_memory}
     for kind, size in limits.items():
