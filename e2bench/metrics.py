@@ -39,7 +39,11 @@ def score_row(
     all_classes: Sequence[str] | None = None,
     first_line_only: bool = False,
 ) -> float:
-    """Score of a sample: the best over its references, 0 if it has none (LB eval.py, `scorer`)."""
+    """Score of a sample in [0, 1]: the best over its references, 0 if it has none (LB eval.py, `scorer`).
+
+    first_line_only: the task's rule, see `first_line`.
+    Raises TypeError for one text in place of references, and the metric's own DataError.
+    """
     if isinstance(references, str):  # its characters would be taken as references
         raise TypeError(f"references must be a list of texts, got one text: {references[:40]!r}")
     if first_line_only:
@@ -255,7 +259,7 @@ def classification(prediction: str, reference: str, all_classes: Sequence[str] |
     Names that are a proper part of the reference are removed from the found ones first, by a loop that removes from the
     list it runs over, so the name after a removed one is not looked at: kept, as it is the official value.
     The official fallback to the nearest name is left out, since it can never be reached (a list is compared with 0).
-    Agrees with LB metrics.py, `classification_score`.
+    Raises DataError without all_classes. Agrees with LB metrics.py, `classification_score`.
     """
     if all_classes is None:
         raise DataError(
@@ -271,7 +275,8 @@ def classification(prediction: str, reference: str, all_classes: Sequence[str] |
 def retrieval(prediction: str, reference: str, all_classes: Sequence[str] | None = None) -> float:
     """Share of the numbers in the prediction equal to N, for a reference with "Paragraph N"; 0 without a number.
 
-    Numbers are groups of digits compared as text: 07 is not 7. Agrees with LB metrics.py, `retrieval_score`.
+    Numbers are groups of digits compared as text: 07 is not 7. Raises DataError for a reference without "Paragraph N".
+    Agrees with LB metrics.py, `retrieval_score`.
     """
     return count(prediction, _paragraph_number(r"Paragraph (\d+)", reference))
 

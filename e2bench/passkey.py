@@ -72,7 +72,7 @@ class Cell:
 
 
 def depths_of(count: int) -> list[float]:
-    """`count` evenly spaced depths from 0 to 1."""
+    """`count` evenly spaced depths from 0 (the filler's start) to 1 (its end)."""
     if count < 1:
         raise E2BenchError(f"--depths {count} is not possible; it must be at least 1")
     return [round(index / max(1, count - 1), 4) for index in range(count)]
@@ -145,7 +145,7 @@ def make_cells(
 
 
 def first_integer(text: str) -> str | None:
-    """The first run of digits."""
+    """The first run of digits, which counts as the answer; None without any."""
     found = INTEGER.search(text)
     return found.group() if found else None
 
@@ -158,7 +158,7 @@ def settled(text: str) -> bool:
 def measure(
     model: Model, cells: Sequence[Cell], folder: RunFolder, processes: Processes, *, early_stop: bool = True
 ) -> None:
-    """Ask for the key in every cell; one line each in `passkey.jsonl`."""
+    """Ask for the key in every cell; one line each in `passkey.jsonl`, whose fields docs/files.md tells."""
 
     def work(batch: Sequence[Item]) -> Iterator[tuple[Item, Row]]:
         stop = settled if early_stop else None

@@ -111,7 +111,10 @@ class Cell:
 def cells_of(
     documents: Sequence[Chosen], grid: Sequence[tuple[int, RopeScaling]], protocol: Protocol, doc_tokens: int | None
 ) -> list[Cell]:
-    """Every (document, window, scaling); documents cut to `doc_tokens`, None for whole ones."""
+    """Every (document, window in tokens, scaling); documents cut to `doc_tokens` tokens, None for whole ones.
+
+    Raises E2BenchError where `Protocol.windows` does.
+    """
     cells = []
     for chosen in documents:
         ids = chosen.ids[:doc_tokens]
@@ -129,7 +132,11 @@ def measure(
     processes: Processes,
     batch_size: int | None = None,
 ) -> None:
-    """Measure every cell into `ppl.jsonl`. Raises RunFailed naming the document whose loss is not finite."""
+    """Measure every cell into `ppl.jsonl`: sums of nats, so that any mean can be recomputed.
+
+    batch_size: windows a forward pass, None for as many as FORWARD_TOKENS allows.
+    Raises RunFailed naming the document whose loss is not finite.
+    """
     running: dict[tuple[int, float], list[float]] = {}
 
     def work(batch: Sequence[Item]) -> Iterator[tuple[Item, Row]]:

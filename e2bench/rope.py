@@ -62,6 +62,7 @@ def native_window(config: PretrainedConfig) -> int:
 
     A config that was extended by yarn, llama3 or longrope names L as `original_max_position_embeddings`; one extended
     linearly keeps L in `max_position_embeddings` (Vicuna's and our own convention, which vLLM also assumes).
+    Raises ModelError where neither is said.
     """
     text = text_config(config)
     original = None
@@ -88,7 +89,7 @@ def checkpoint_scaling(config: PretrainedConfig) -> RopeScaling | None:
 
 
 def scale_for_window(window: int, native: int) -> int:
-    """The smallest integer g >= 1 with g·L >= window (DESIGN's `--scale auto`; LongLoRA's rule)."""
+    """The smallest integer g >= 1 with g·L >= window, both in tokens (`--scale auto`; LongLoRA's rule)."""
     return max(1, -(-window // native))
 
 
@@ -99,6 +100,8 @@ def inverse_frequencies(
 
     native: L in tokens.    length: tokens of the input, needed by `dynamic` alone.
     `ntk` is transformers' dynamic NTK frozen at g·L with factor 1, so base' = base · g^(d/(d-2)).
+    layer_type: of models with one RoPE per layer type, else None. The module's config is left as it was.
+    Raises ValueError for the method `checkpoint`, whose frequencies are restored, not computed.
     """
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -219,7 +222,7 @@ class RopeSwitch:
             self.restore() if before is None else self.set(before, before_length)
 
     def in_force(self) -> list[float]:
-        """The inverse frequencies now in the first scaled rotary module."""
+        """The d/2 inverse frequencies, radians a token, now in the first scaled rotary module."""
         slot = self._slots[0]
         inv_freq: torch.Tensor = getattr(slot.module, f"{slot._prefix}inv_freq")
         return cast("list[float]", inv_freq.double().tolist())

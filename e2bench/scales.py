@@ -26,7 +26,7 @@ class ScaleRule:
     own: RopeScaling | None = None
 
     def scaling(self, window: int, value: float | None = None) -> RopeScaling:
-        """The scaling for a window of so many tokens; `value` picks one of several fixed numbers."""
+        """The scaling for a window of so many tokens; `value` picks one of several fixed numbers (None: the first)."""
         if self.kind == "own" and self.own is not None:
             return self.own
         if self.method == "none":
@@ -36,7 +36,7 @@ class ScaleRule:
         return RopeScaling(self.method, scale_for_window(window, self.native))
 
     def window(self, given: int | None) -> int:
-        """The window of a run: `--window` if given, else g·L."""
+        """The window of a run in tokens: `--window` if given, else g·L, with several g the largest."""
         if given is not None:
             return given
         if self.kind == "own" and self.own is not None:
@@ -49,6 +49,8 @@ def scale_rule(scale: str | None, method: str | None, native: int, own: RopeScal
 
     Not given: the checkpoint's own scaling if it has one, else auto. Given: it replaces a linear one; a checkpoint with
     yarn, llama3 or longrope is refused unless `--method` says what is meant.
+    native: L in tokens.    own: what `rope.checkpoint_scaling` found.
+    Raises E2BenchError for an unknown method, a scale below 1, and a checkpoint's own scaling that would be lost.
     """
     if method is not None and method not in METHODS:
         raise E2BenchError(f"method {method!r} is not known; choose one of {', '.join(METHODS)}")
@@ -81,7 +83,7 @@ def _parse(text: str) -> tuple[str, tuple[float, ...]]:
 
 
 def parse_length(text: str) -> int:
-    """Tokens: `4k` is 4,096, `200k` is 204,800; plain numbers as they are."""
+    """Tokens: `4k` is 4,096, `200k` is 204,800; plain numbers as they are. Raises E2BenchError for anything else."""
     number, factor = (text[:-1], K) if text[-1:] in ("k", "K") else (text, 1)
     try:
         tokens = float(number) * factor
@@ -93,7 +95,10 @@ def parse_length(text: str) -> int:
 
 
 def parse_lengths(text: str) -> list[int]:
-    """Lengths of `4k..64k` (doubling, always ending with the end point) and comma lists, in growing order."""
+    """Lengths in tokens of `4k..64k` (doubling, always ending with the end point) and comma lists.
+
+    Raises E2BenchError when they are not in growing order, each once.
+    """
     lengths: list[int] = []
     for part in filter(None, text.replace(" ", "").split(",")):
         first, dots, last = part.partition("..")

@@ -22,7 +22,11 @@ LENGTH_BUCKETS = {"0-4k": 4000, "4-8k": 8000, "8k+": float("inf")}  # LongBench 
 
 
 def interval(values: Sequence[float], *, seed: int = 0) -> list[float] | None:
-    """Bootstrap 95 % percentile interval of the mean; None for fewer than two values."""
+    """Bootstrap 95 % percentile interval [low, high] of the mean, in the values' unit; None for fewer than two values.
+
+    RESAMPLES draws with replacement from numpy's default generator of `seed`: the same values give the same interval.
+    Source: Efron & Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
+    """
     if len(values) < 2:
         return None
     data = np.asarray(values, dtype=np.float64)
@@ -112,7 +116,10 @@ def _texts(value: Any) -> bool:
 
 
 def by_length(lengths: Sequence[Any], values: Sequence[float]) -> dict[str, dict[str, Any]]:
-    """Scores (0-100) by LongBench-E's buckets of `length` in words; {} where a row does not tell its length."""
+    """Scores (0-100) by LongBench-E's buckets of `length` in words; {} where a row does not tell its length.
+
+    Raises ValueError when there are not as many lengths as values. Source: LongBench eval.py at 2e00731, `scorer_e`.
+    """
     if not all(isinstance(length, int | float) for length in lengths):
         return {}
     buckets: dict[str, list[float]] = {name: [] for name in LENGTH_BUCKETS}
@@ -125,6 +132,7 @@ def score_folder(folder: Path, *, rouge_score: bool = False) -> dict[str, Any]:
     """The contents of scores.json for a run folder of ours or of LongBench's own layout. Writes nothing.
 
     rouge_score: also Google's rougeL beside the summaries' scores, as `rouge_score` in the details.
+    Raises DataError for what is no such folder, for an unknown experiment, and naming file and row for a damaged line.
     """
     check_folder(folder, "score takes a run's folder or one with LongBench prediction files (NAME.jsonl)")
     experiment = read_json(folder / RUN).get("experiment") if (folder / RUN).exists() else "longbench"

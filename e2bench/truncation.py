@@ -60,7 +60,7 @@ def input_limit(window: int, max_new_tokens: int) -> int:
 
 
 def truncate_middle(ids: list[int], limit: int) -> list[int]:
-    """The first ⌊limit/2⌋ and the last ⌈limit/2⌉ ids; all of them when they fit. len(result) <= limit."""
+    """The first ⌊limit/2⌋ and the last ⌈limit/2⌉ ids; all of them when they fit. len(result) <= limit (limit >= 0)."""
     if len(ids) <= limit:
         return ids
     head = limit // 2
@@ -84,6 +84,7 @@ def fit(
     `ids`: wrap, tokenize once, keep `truncate_middle` of the ids; nothing is decoded.
     limit: M in tokens.    room: window less budget; what is still longer loses more of its middle, so that kept tokens
         and budget never exceed the window.    wrap: the chat template around the prompt.
+    Raises UnknownName for another mode.
     """
     if mode not in MODES:
         raise UnknownName("truncation", mode, list(MODES))

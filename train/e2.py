@@ -27,6 +27,7 @@ class E2Settings:
     offset: draw t; false is the ablation "without t".    scale: a fixed g in place of a drawn one ("without g").
     g_max: largest scale drawn.    per_sample: one (g, t) a row instead of one a step.
     sinks: first tokens that keep t = 0, the attention sinks.    seed: of the draws.
+    native_window, train_window: L and R in tokens. Raises UnknownName or E2BenchError for settings that cannot be.
     """
 
     native_window: int
@@ -61,7 +62,7 @@ class Draw:
 
 
 def max_offset(scale: int, native_window: int, train_window: int) -> int:
-    """t_max = g·L - R (eq. 7), so that no position leaves the extended window; 0 where R is longer than that."""
+    """t_max = g·L - R in tokens (eq. 7), so that no position leaves the extended window; 0 where R is longer than it."""
     return max(0, scale * native_window - train_window)
 
 
@@ -70,6 +71,7 @@ def draw(settings: E2Settings, step: int, sample: int = 0) -> Draw:
 
     Philox is counter-based: (step, sample) is its counter and the seed its key, so nothing is kept between draws.
     step: optimizer step.    sample: row of the step; without `per_sample` every row of a step draws the same.
+    Source: E²-LLM (arXiv 2401.06951), eq. 5-8 and Algorithm 1; Philox: Salmon et al., SC 2011.
     """
     if settings.method == "none":
         return Draw(1, 0, settings.sinks)

@@ -31,6 +31,7 @@ class Measure:
 
     @property
     def e2(self) -> dict[str, Any]:
+        """The training settings of the checkpoint; {} where it was not trained by us."""
         return self.run.e2 or {}
 
     @property
@@ -40,10 +41,12 @@ class Measure:
 
     @property
     def seed(self) -> str:
+        """Of the training, as text."""
         return str(self.e2.get("seed"))
 
     @property
     def step(self) -> int:
+        """Optimizer steps trained; 0 where unknown."""
         step = self.e2.get("step")
         return int(step) if number(step) else 0
 

@@ -67,6 +67,7 @@ def averages(found: Results) -> list[Table]:
 
 
 def perplexity(found: Results) -> list[Table]:
+    """Every (run, window, scale) with its interval."""
     rows: list[Row] = []
     for run in found.of("ppl"):
         resolved = run.part("resolved")
@@ -106,6 +107,7 @@ def _heads(top: list[Any]) -> str:
 
 
 def short(found: Results) -> list[Table]:
+    """Every task of the short benchmarks, run by run."""
     rows: list[Row] = []
     for run in found.of("short"):
         for task, score in run.scores["tasks"].items():

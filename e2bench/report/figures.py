@@ -85,6 +85,7 @@ def canvas(width: float, height: float) -> Canvas:
 
 
 def to_png(figure: Canvas) -> bytes:
+    """The file of a figure."""
     out = io.BytesIO()
     figure.savefig(out, format="png", metadata={"Software": None})  # the same picture gives the same bytes
     return out.getvalue()
@@ -163,6 +164,7 @@ def value_axis(axes: Axes, values: Sequence[float], label: str) -> None:
 
 
 def legend_below(figure: Canvas, axes: Axes, columns: int = 2) -> None:
+    """One legend under the axes; none where nothing has a label."""
     handles, names = axes.get_legend_handles_labels()
     if handles:
         figure.legend(handles, names, loc="outside lower center", ncols=min(columns, len(handles)), handlelength=3)

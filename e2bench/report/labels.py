@@ -35,6 +35,7 @@ def parameters(count: object) -> str:
 
 
 def scale(value: object) -> str:
+    """g as people write it: 8, 2.5, auto; empty where there is none."""
     if isinstance(value, str):
         return value
     return f"{value:g}" if number(value) else ""

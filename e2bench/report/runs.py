@@ -42,10 +42,12 @@ class Run:
 
     @property
     def model(self) -> str:
+        """The model's name, else the folder's."""
         return str(self.part("model").get("name") or self.name.rsplit("/", 1)[-1])
 
     @property
     def native_window(self) -> int | None:
+        """L in tokens; None where run.json does not tell."""
         value = self.part("model").get("native_window")
         return int(value) if number(value) else None
 
@@ -84,6 +86,7 @@ class Results:
     warnings: list[str] = field(default_factory=list)
 
     def of(self, experiment: str) -> list[Run]:
+        """The runs of one experiment, in order of name."""
         return [run for run in self.runs if run.experiment == experiment]
 
 

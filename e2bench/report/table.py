@@ -24,6 +24,7 @@ class Column:
 
     @property
     def heading(self) -> str:
+        """What stands above the column."""
         return self.label or self.key
 
     def text(self, value: object) -> str:
@@ -107,6 +108,7 @@ def _markdown_row(cells: list[str]) -> str:
 
 
 def markdown_text(text: str) -> str:
+    """Text on one line whose characters mean themselves in Markdown, markup included."""
     text = printable(" ".join(text.split()))
     text = re.sub(r"([\\`*\[\]|])", r"\\\1", text)
     return text.replace("<", "&lt;").replace(">", "&gt;")

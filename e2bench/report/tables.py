@@ -70,6 +70,7 @@ def _cell(key: str, value: str) -> float | str | None:
 
 
 def tables_1_and_2(found: Results) -> list[Table]:
+    """LongBench: one row a run, below the published ones; Table 2 ends with the averages."""
     runs = found.of("longbench")
     names = labels.told_apart(runs, [labels.row(run) for run in runs])
     tables = []
@@ -124,6 +125,7 @@ def _averages(run: Run) -> dict[str, dict[str, float | None]]:
 
 
 def details(run: Run, task: str) -> dict[str, Any]:
+    """The details of a task in scores.json; {} where there are none."""
     of_run = run.scores.get("details")
     of_task = of_run.get(task) if isinstance(of_run, dict) else None
     return of_task if isinstance(of_task, dict) else {}
