@@ -28,7 +28,9 @@ class Metric(Protocol):
 
     __name__: str
 
-    def __call__(self, prediction: str, reference: str, all_classes: Sequence[str] | None = None) -> float: ...
+    def __call__(self, prediction: str, reference: str, all_classes: Sequence[str] | None = None) -> float:
+        """In [0, 1]."""
+        ...
 
 
 def score_row(

@@ -62,7 +62,7 @@ class Draw:
 
 
 def max_offset(scale: int, native_window: int, train_window: int) -> int:
-    """t_max = g·L - R in tokens (eq. 7), so that no position leaves the extended window; 0 where R is longer than it."""
+    """t_max = g·L - R in tokens (eq. 7), no position then leaves the extended window; 0 where R is longer than it."""
     return max(0, scale * native_window - train_window)
 
 

@@ -238,6 +238,7 @@ def reason(error: object, folder: Path) -> str:
 
 
 def one_line(error: object) -> str:
+    """What an error says, on one line."""
     return " ".join(str(error).split())
 
 
