@@ -31,8 +31,8 @@ RETRIEVAL = (  # file, longest sample, tokens in all, seed
     ("retrieval-2048.jsonl", 2048, 2_000_000, 2048),
     ("retrieval-4096.jsonl", 4096, 2_000_000, 4096),
 )
-BASE = WEIGHTS / "tiny-base" / "checkpoint-300"  # what every tuning starts from
-E2 = WEIGHTS / "tiny-e2-more"  # the long E² run, in two pieces: tiny-e2, tiny-e2-more
+BASE = WEIGHTS / "tiny-base"  # what every tuning starts from
+E2 = WEIGHTS / "tiny-e2"  # the long E² run
 EMBEDDED = WEIGHTS / "tiny-embedded"  # says that the package holds this run's model
 NATIVE = 512  # L
 LENGTHS = "512..8k"  # L … 16 L
@@ -155,9 +155,9 @@ def main_results() -> Iterator[Step]:
 
 
 def steps_of_training() -> Iterator[Step]:
-    """Figure 4: perplexity and passkey at 8 L after every 100 steps."""
-    for step in range(100, 601, 100):
-        checkpoint = WEIGHTS / "tiny-e2" / f"checkpoint-{step}"
+    """Figure 4: perplexity and passkey at 8 L after every 200 steps of the long run."""
+    for step in range(200, 1201, 200):
+        checkpoint = E2 / f"checkpoint-{step}"
         yield measuring("ppl", f"e2-step-{step}", checkpoint, "--lengths", "4k", "--scale", "8")
         yield measuring("passkey", f"e2-step-{step}", checkpoint, "--lengths", "4k", "--scale", "8")
 
@@ -179,9 +179,8 @@ def all_steps() -> list[Step]:
     return [
         Step("data", make_data, DATA / RETRIEVAL[-1][0]),
         training("tiny-copy", WEIGHTS / "tiny-copy"),
-        Step("train-base", command("train", "tiny-base", "--out", str(BASE.parent)), BASE / "e2_config.json"),
-        training("tiny-e2", WEIGHTS / "tiny-e2"),
-        training("tiny-e2-more", E2),
+        training("tiny-base", BASE),
+        training("tiny-e2", E2),
         Step("embed", embed, EMBEDDED),
         *main_results(),
         *steps_of_training(),
