@@ -262,7 +262,7 @@ def _protocol(run: Run) -> str:
     parts += [f"stride {resolved['stride']}"] if resolved.get("stride") else []
     parts += [f"{max(documents)} document{'s' if max(documents) > 1 else ''}"] if documents else []
     parts += [f"list {_short_hash(resolved['documents'])}"] if resolved.get("documents") else []
-    parts += [f"at most {resolved['max_windows']} windows each"] if resolved.get("max_windows") else []
+    parts += [f"the last windows of each, at most {resolved['max_windows']}"] if resolved.get("max_windows") else []
     files = dict.fromkeys(str(name).rpartition(":")[0] or str(name) for name in run.part("data"))  # "FILE:LINE"
     parts += [f"data {', '.join(files)}"] if 0 < len(files) <= 4 else []
     return ", ".join(parts)
