@@ -45,6 +45,7 @@ def test_rows_of_a_step_share_their_draw_unless_drawn_per_sample(step, sample):
     assert draw(shared, step, sample) == draw(shared, step, 0)
     own = [draw(E2Settings(native_window=512, train_window=512, per_sample=True), step, i) for i in range(64)]
     assert len(set(own)) > 32
+    assert draw(E2Settings(native_window=512, train_window=512, per_sample=True), step) == own[0]
 
 
 def test_scales_and_offsets_are_uniform():
