@@ -9,9 +9,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PretrainedConfig, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from e2bench.errors import ModelError
+from e2bench.errors import ModelError, one_line
 from e2bench.train.initial import plant_induction
-from e2bench.train.recipe import Recipe, one_line
+from e2bench.train.recipe import Recipe
 
 
 def load_config(recipe: Recipe) -> PretrainedConfig:

@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 
 import yaml
 
-from e2bench.errors import DataError, E2BenchError, UnknownName
+from e2bench.errors import DataError, E2BenchError, UnknownName, one_line
 from e2bench.train.data import Source
 from e2bench.train.e2 import E2Settings
 
@@ -165,11 +165,6 @@ def _override(values: dict[str, Any], override: str) -> None:
         raise E2BenchError(f"override {override!r} does not fit the recipe: {one_line(error)}") from error
     except yaml.YAMLError as error:
         raise E2BenchError(f"override {override!r} has a value that is not valid YAML") from error
-
-
-def one_line(error: Exception) -> str:
-    """An exception's text in one line."""
-    return " ".join(str(error).split())
 
 
 def _checked(kind: type, values: Any, what: str) -> Any:

@@ -11,10 +11,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from e2bench.errors import DataError, printable
+from e2bench.errors import DataError, one_line, printable
 from e2bench.report import ablations, curves, details, maps, page, tables
 from e2bench.report.output import Output
-from e2bench.report.runs import Results, one_line, scan
+from e2bench.report.runs import Results, scan
 from e2bench.report.table import WRITERS, to_csv
 
 

@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from e2bench.errors import DataError
+from e2bench.errors import DataError, one_line
 from e2bench.report import labels
 from e2bench.report.figures import (
     COLOURS,
@@ -31,7 +31,7 @@ from e2bench.report.figures import (
     style,
     to_png,
 )
-from e2bench.report.runs import Results, Run, interval, one_line, reason
+from e2bench.report.runs import Results, Run, interval, reason
 from e2bench.report.selection import primary
 from e2bench.report.table import Column, Row, Table
 

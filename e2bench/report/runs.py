@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from e2bench.errors import DataError, E2BenchError
+from e2bench.errors import DataError, E2BenchError, one_line
 from e2bench.records import RUN, SCORES, read_json, stored_rows
 
 EXPERIMENTS = ("longbench", "ppl", "passkey", "attention", "short")
@@ -235,11 +235,6 @@ def number(value: object) -> TypeGuard[float]:
 def reason(error: object, folder: Path) -> str:
     """An error's message without where the results lie on this machine: a page gets passed on."""
     return one_line(error).replace(f"{folder}{os.sep}", "").replace(str(folder), "the folder")
-
-
-def one_line(error: object) -> str:
-    """What an error says, on one line."""
-    return " ".join(str(error).split())
 
 
 def _name(folder: Path, results: Path) -> str:
