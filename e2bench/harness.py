@@ -122,12 +122,11 @@ def measure(
     A task is evaluated whole: where some of its lines are there already, the rest are added.
     """
     import lm_eval
-    from lm_eval.tasks import get_task_dict
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     names = [str(task.lm_eval) for task in tasks]
     try:
-        loaded = get_task_dict(names, manager)
+        loaded = manager.load(names)["tasks"]
     except Exception as error:  # lm-eval, datasets and the hub client raise many kinds
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"lm-eval cannot load {', '.join(names)}: {reason}; give local data with --data DIR") from None

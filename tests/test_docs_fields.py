@@ -69,7 +69,14 @@ def made(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         app([str(argument) for argument in arguments], standalone_mode=False)
 
     recipe = [f"base={tiny_folder}", "native_window=128", "train_window=128", f"data=[{{files: [{texts}]}}]", "steps=2"]
-    recipe += ["batch_size=1", "save_every=1", "log_every=1", "sharding=none", "warmup_steps=0"]
+    recipe += [
+        "batch_size=1",
+        "save_every=1",
+        "log_every=1",
+        "sharding=none",
+        "warmup_steps=0",
+        "gradient_checkpointing=false",
+    ]
     e2bench("train", "llama2-7b", *recipe, "--out", "training")
     model = ("--model", "training")
     tasks = ("--tasks", "gov_report,trec,qasper", "--data", data)
