@@ -64,7 +64,7 @@ def test_archives_with_bytes_changed_are_refused_or_read(folder: Path, content: 
     unpacked(folder, content)
 
 
-@hostile(200, place=st.integers(0, 7), size=st.sampled_from([0, 1, 2**31, 2**32 - 1]), local=st.booleans())
+@hostile(200, place=st.integers(0, 7), size=st.integers(0, 2**32 - 1), local=st.booleans())
 def test_sizes_that_lie_are_refused(folder: Path, place: int, size: int, local: bool) -> None:
     """The central directory and the local header each tell sizes and a checksum: any of the numbers may be wrong."""
     content = bytearray(GOOD)

@@ -43,13 +43,18 @@ def load(folder: Path, content: bytes, overrides: list[str] | None = None) -> No
         assert isinstance(load_recipe(str(folder / "x.yaml"), overrides), Recipe)
 
 
+def without_known(values: dict[str, Any]) -> dict[str, Any]:
+    """Numbers too large for a float are among KNOWN."""
+    return {name: 1 if isinstance(value, int) and abs(value) > 10**300 else value for name, value in values.items()}
+
+
 good = {name: st.just(value) for name, value in GOOD.items()}
 
 
 @hostile(1000, recipe=objects(good))
 def test_recipes_with_values_of_any_kind_are_built_or_refused(folder: Path, recipe: dict[str, Any]) -> None:
     with case(folder):
-        assert isinstance(build_recipe(recipe), Recipe)
+        assert isinstance(build_recipe(without_known(recipe)), Recipe)
 
 
 @hostile(
@@ -57,7 +62,7 @@ def test_recipes_with_values_of_any_kind_are_built_or_refused(folder: Path, reci
 )
 def test_data_sources_with_values_of_any_kind(folder: Path, source: dict[str, Any]) -> None:
     with case(folder):
-        assert isinstance(build_recipe({**GOOD, "data": [source]}), Recipe)
+        assert isinstance(build_recipe({**GOOD, "data": [without_known(source)]}), Recipe)
 
 
 plain = st.text(st.characters(categories=("L", "N", "P", "S", "Zs")), max_size=20)
@@ -98,10 +103,13 @@ KNOWN = {
     "a date that is none": b"name: 2026-13-45\n",
     "nested without end": b"name: " + b"[" * 5000,
     "a number that is none": b"steps: !!int x\n",
+    "a number too large": yaml.safe_dump({**GOOD, "learning_rate": 10**400}).encode(),
 }
 
 
-@pytest.mark.xfail(strict=True, raises=(ValueError, RecursionError), reason="train/recipe.py catches YAMLError alone")
+@pytest.mark.xfail(
+    strict=True, raises=(ValueError, RecursionError, OverflowError), reason="train/recipe.py catches YAMLError alone"
+)
 @pytest.mark.parametrize("content", KNOWN.values(), ids=KNOWN)
 def test_yaml_that_the_parser_itself_trips_over_is_one_line(folder: Path, content: bytes) -> None:
     load(folder, content)
