@@ -84,9 +84,15 @@ def _check_place(event: str, arguments: tuple[Any, ...]) -> None:
     for path in arguments[: 2 if event in ("os.rename", "os.symlink", "os.link") else 1]:
         if isinstance(path, int):
             continue
-        real = os.path.realpath(os.fsdecode(path))
+        real = os.path.realpath(os.path.join(_base(event, arguments), os.fsdecode(path)))
         if not real.startswith(f"{_Watch.folder}{os.sep}") and real != _Watch.folder and not FREE.search(real):
             _Watch.broken.append(f"{event} {real}")
+
+
+def _base(event: str, arguments: tuple[Any, ...]) -> str:
+    """What a relative path is relative to: shutil.rmtree removes by name below an open folder."""
+    folder = arguments[-1] if event in ("os.remove", "os.rmdir", "os.mkdir") else -1
+    return os.readlink(f"/proc/self/fd/{folder}") if isinstance(folder, int) and folder >= 0 else ""
 
 
 sys.addaudithook(_heard)
