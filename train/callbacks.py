@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from e2bench.records import disk_errors, write_atomic, write_json
 
 CONFIG_NAME = "e2_config.json"
 LOG_NAME = "train.jsonl"
@@ -22,7 +25,7 @@ class TrainLog(TrainerCallback):
         self.path, self.tokens_per_step = folder / LOG_NAME, tokens_per_step
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= first_step]
-        self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        write_atomic(self.path, "".join(f"{line}\n" for line in kept))
         self._before = json.loads(kept[-1])["seconds"] if kept else 0.0
         self._started = time.perf_counter()
 
@@ -45,7 +48,7 @@ class TrainLog(TrainerCallback):
             "tokens": state.global_step * self.tokens_per_step,
             "seconds": round(self._before + time.perf_counter() - self._started, 3),
         }
-        with self.path.open("a", encoding="utf-8") as file:
+        with disk_errors(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         print(
             f"step {line['step']}/{state.max_steps}  loss {line['loss']:.4f}  g {line['g']}  t {line['t']:,}  "
@@ -54,20 +57,38 @@ class TrainLog(TrainerCallback):
         )
 
 
-class CheckpointConfig(TrainerCallback):
-    """Writes `e2_config.json` into each checkpoint, last of its files: one without it was torn by a crash."""
+def complete_checkpoints(out: Path) -> list[Path]:
+    """Checkpoints of a training folder that were written to the end, oldest first."""
+    return sorted((path.parent for path in out.glob(f"checkpoint-*/{CONFIG_NAME}")), key=step_of)
 
-    def __init__(self, config: dict[str, Any], tokens_per_step: int) -> None:
-        self.config, self.tokens_per_step = config, tokens_per_step
+
+def step_of(checkpoint: Path) -> int:
+    """The optimizer step in a checkpoint's name."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+class CheckpointConfig(TrainerCallback):
+    """Writes `e2_config.json` into each checkpoint, last of its files: one without it was torn by a crash.
+
+    keep: how many stay (None: all). Older ones go only now: Trainer would delete them before the new one is complete.
+    """
+
+    def __init__(self, config: dict[str, Any], tokens_per_step: int, keep: int | None) -> None:
+        self.config, self.tokens_per_step, self.keep = config, tokens_per_step, keep
 
     def write(self, folder: Path, step: int) -> None:
         """Put the config of `step` into `folder`."""
         config = {**self.config, "step": step, "tokens": step * self.tokens_per_step}
-        (folder / CONFIG_NAME).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+        write_json(folder / CONFIG_NAME, config)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if state.is_world_process_zero:
-            self.write(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}", state.global_step)
+        if not state.is_world_process_zero:
+            return
+        out = Path(str(args.output_dir))
+        self.write(out / f"checkpoint-{state.global_step}", state.global_step)
+        for checkpoint in complete_checkpoints(out)[: -self.keep] if self.keep else []:
+            (checkpoint / CONFIG_NAME).unlink()  # first, so that a half-deleted one is not taken for a whole one
+            shutil.rmtree(checkpoint)
 
 
 class StopOnSignal(TrainerCallback):

@@ -11,19 +11,30 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
+from safetensors import SafetensorError, safe_open
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainingArguments, default_data_collator
 
-from e2bench.errors import E2BenchError, RunFolderError
+from e2bench.errors import E2BenchError, RunFailed, RunFolderError, one_line
+from e2bench.records import disk_errors
 from e2bench.rope import native_window
-from e2bench.train.callbacks import CONFIG_NAME, CheckpointConfig, StopOnSignal, TrainLog
+from e2bench.train.callbacks import (
+    CONFIG_NAME,
+    CheckpointConfig,
+    StopOnSignal,
+    TrainLog,
+    complete_checkpoints,
+    step_of,
+)
 from e2bench.train.data import PackedRows, data_hashes
 from e2bench.train.e2 import Draw, E2Settings, draw
 from e2bench.train.loading import add_lora, load_model, load_tokenizer
@@ -58,6 +69,10 @@ class E2Trainer(Trainer):
         self.last_draw = draws[-1]
         return super().compute_loss(model, inputs, *args, **kwargs)
 
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        with saving(Path(str(self.args.output_dir))):
+            super()._save_checkpoint(*args, **kwargs)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Trainer's log with the g and t of this process's newest row."""
         if "loss" in logs:
@@ -90,7 +105,6 @@ def training_arguments(recipe: Recipe, out: Path) -> TrainingArguments:
         bf16=recipe.precision == "bfloat16",
         seed=recipe.seed,
         save_steps=recipe.save_every,
-        save_total_limit=recipe.keep,
         logging_steps=recipe.log_every,
         logging_nan_inf_filter=False,  # a loss that is not a number must be seen
         report_to=[name for name in ("tensorboard", "wandb") if find_spec(name)] or "none",
@@ -130,29 +144,65 @@ def e2_config(recipe: Recipe, native: int) -> dict[str, Any]:
     }
 
 
-def complete_checkpoints(out: Path) -> list[Path]:
-    """Checkpoints of a training folder that were written to the end, oldest first."""
-    return sorted((path.parent for path in out.glob(f"checkpoint-*/{CONFIG_NAME}")), key=_step)
-
-
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
-
-
 def prepare_folder(out: Path, config: dict[str, Any], fresh: bool) -> None:
-    """Remove torn checkpoints, or with `fresh` all; refuse a folder whose newest checkpoint has other settings."""
-    out.mkdir(parents=True, exist_ok=True)
-    kept = [] if fresh else complete_checkpoints(out)
-    for path in set(out.glob("checkpoint-*")) - set(kept):
-        shutil.rmtree(path)
+    """Remove torn checkpoints, or with `fresh` all; refuse a newest one that is damaged or has other settings."""
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        kept = [] if fresh else complete_checkpoints(out)
+        for path in set(out.glob("checkpoint-*")) - set(kept):
+            shutil.rmtree(path)
     if not kept:
         return
-    stored = json.loads((kept[-1] / CONFIG_NAME).read_text(encoding="utf-8"))
+    stored = checked_checkpoint(kept[-1])
     for setting, before, now in _differences(stored, json.loads(json.dumps(config))):
         raise RunFolderError(
             f"{out} holds a run with {setting} = {before!r}, now it is {now!r}; "
             "use --fresh to start over or another --out"
         )
+
+
+def checked_checkpoint(checkpoint: Path) -> dict[str, Any]:
+    """A checkpoint's `e2_config.json`, after its other files have been opened too: RunFolderError for a damaged one."""
+    path = checkpoint / CONFIG_NAME
+    try:
+        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not all(isinstance(stored[group], dict) for group in ("settings", "data")):
+            raise ValueError("it holds no settings")
+        for path in checkpoint.glob("*.json"):
+            json.loads(path.read_text(encoding="utf-8"))
+        for path in checkpoint.glob("*.safetensors"):
+            with safe_open(path, "pt"):
+                pass
+        for path in checkpoint.glob("*.pt"):
+            torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+        TypeError,
+        RuntimeError,
+        UnpicklingError,
+        SafetensorError,
+    ) as error:
+        reason = f"{path.name}: {one_line(error) or type(error).__name__}"
+        raise RunFolderError(
+            f"{checkpoint} is damaged ({reason}); delete that folder to go on from the checkpoint before it"
+        ) from None
+    return stored
+
+
+@contextmanager
+def saving(out: Path) -> Iterator[None]:
+    """A full disk while weights are written, as one line: safetensors and torch raise errors of their own kind."""
+    try:
+        with disk_errors(out):
+            yield
+    except (SafetensorError, RuntimeError) as error:
+        raise RunFailed(
+            f"{out}: a checkpoint could not be written ({one_line(error)}); what was finished is kept: "
+            "free some space and give the same command again"
+        ) from None
 
 
 def _differences(stored: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
@@ -203,9 +253,9 @@ def train(recipe: Recipe, out: Path, *, fresh: bool = False) -> bool:
         if arguments.process_index == 0:
             prepare_folder(out, config, fresh)
     checkpoint = next(reversed(complete_checkpoints(out)), None)
-    first_step = _step(checkpoint) if checkpoint else 0
+    first_step = step_of(checkpoint) if checkpoint else 0
     tokens_per_step = recipe.batch_size * recipe.train_window
-    writer = CheckpointConfig(config, tokens_per_step)
+    writer = CheckpointConfig(config, tokens_per_step, recipe.keep)
     with StopOnSignal() as stop:
         log = [TrainLog(out, tokens_per_step, first_step)] if arguments.process_index == 0 else []
         rows = packed_rows(recipe, tokenizer, first_step)
@@ -213,7 +263,8 @@ def train(recipe: Recipe, out: Path, *, fresh: bool = False) -> bool:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.state.global_step < recipe.steps:
         return False
-    trainer.save_model(str(out))
+    with saving(out):
+        trainer.save_model(str(out))
     if arguments.process_index == 0:
         writer.write(out, recipe.steps)
     return True

@@ -14,6 +14,7 @@ from e2bench.train.data import Source
 from e2bench.train.e2 import E2Settings
 
 RECIPES = Path(__file__).parent / "recipes"
+NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)  # PyYAML lets impossible dates and deep nesting through
 CHOICES = {
     "schedule": ["cosine", "constant"],
     "precision": ["float32", "bfloat16"],
@@ -119,10 +120,12 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
     path = _find(name)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise E2BenchError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}") from error
+    except NOT_YAML as error:
+        raise E2BenchError(f"{path.name} is not valid YAML: {one_line(error)}") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
     if not isinstance(values, dict):
-        raise E2BenchError(f"{path.name} must hold `key: value` lines; see docs for the keys of a recipe")
+        raise E2BenchError(f"{path.name} must hold `key: value` lines; docs/reference/recipes.md lists the keys")
     for override in overrides or []:
         _override(values, override)
     return build_recipe({"name": path.stem, **values})
@@ -160,11 +163,16 @@ def _override(values: dict[str, Any], override: str) -> None:
     try:
         for part in parents:
             place = place[int(part)] if isinstance(place, list) else place.setdefault(part, {})
-        place[int(last) if isinstance(place, list) else last] = yaml.safe_load(text)
+        place[int(last) if isinstance(place, list) else last] = _override_value(text, override)
     except (ValueError, IndexError, TypeError, AttributeError) as error:
         raise E2BenchError(f"override {override!r} does not fit the recipe: {one_line(error)}") from error
-    except yaml.YAMLError as error:
-        raise E2BenchError(f"override {override!r} has a value that is not valid YAML") from error
+
+
+def _override_value(text: str, override: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except NOT_YAML:
+        raise E2BenchError(f"override {override!r} has a value that is not valid YAML") from None
 
 
 def _checked(kind: type, values: Any, what: str) -> Any:
@@ -197,6 +205,6 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
     if kind is float and isinstance(value, int | str) and not isinstance(value, bool):
         try:
             return float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
     raise E2BenchError(f"{name} is {value!r} in the recipe: it must be {wanted[kind]}")

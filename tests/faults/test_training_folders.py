@@ -1,8 +1,4 @@
-"""Training folders on full disks, in places nobody may write, and with checkpoints that were cut or altered.
-
-The cases marked xfail are known gaps of `e2bench train`: it stops, and nothing is lost, but with a traceback where one
-clear line is due. They are strict: the day a case is mended, its mark has to go.
-"""
+"""Training folders on full disks, in places nobody may write, and with checkpoints that were cut or altered."""
 
 from __future__ import annotations
 
@@ -16,8 +12,6 @@ from fault_runs import Ended, failed_clearly, finish, start
 from test_kills import RECIPE, trained
 
 from e2bench.loading import embedded_model
-
-gap = pytest.mark.xfail(strict=True, raises=AssertionError, reason="e2bench train ends with a traceback")
 
 
 @pytest.fixture(scope="module")
@@ -50,17 +44,14 @@ def test_a_training_whose_disk_was_full_goes_on_to_the_same_weights(
     assert trained(tmp_path / "run") == trained(finished)
 
 
-@gap
 def test_a_full_disk_is_one_line(recipe: Path, tmp_path: Path) -> None:
     failed_clearly(on_a_full_disk(recipe, tmp_path / "run"), 1)
 
 
-@gap
 def test_a_folder_that_cannot_be_written_is_one_line(recipe: Path) -> None:
     failed_clearly(start(["train", recipe, "--out", "/dev/null/run"]).end(), 2)
 
 
-@gap
 @pytest.mark.parametrize(
     ("name", "content"),
     [

@@ -107,9 +107,6 @@ KNOWN = {
 }
 
 
-@pytest.mark.xfail(
-    strict=True, raises=(ValueError, RecursionError, OverflowError), reason="train/recipe.py catches YAMLError alone"
-)
 @pytest.mark.parametrize("content", KNOWN.values(), ids=KNOWN)
 def test_yaml_that_the_parser_itself_trips_over_is_one_line(folder: Path, content: bytes) -> None:
     load(folder, content)
