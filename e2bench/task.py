@@ -108,6 +108,10 @@ def _lm_eval_template(task: Task) -> str:
             "lm-eval is not installed, and LongBench's prompts come from it: pip install 'lm-eval>=0.4.13'"
         )
     path = Path(spec.submodule_search_locations[0]) / "tasks" / "longbench" / f"{task.template_name}.yaml"
+    if not path.is_file():
+        raise E2BenchError(
+            f"lm-eval has no LongBench prompt named {task.template_name!r}; give one for {task.name} with --prompts"
+        )
 
     class Loader(yaml.SafeLoader):
         """Safe loading that steps over lm-eval's `!function` tags."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.util
 import json
@@ -79,6 +80,11 @@ def test_a_prompts_file_that_cannot_be_used_is_refused(tmp_path: Path, content: 
 
 
 # ---- rows
+
+
+def test_a_task_that_lm_eval_does_not_have_needs_a_prompts_file() -> None:
+    with pytest.raises(E2BenchError, match=r"no LongBench prompt named 'mine'; give one for mine with --prompts"):
+        templates([dataclasses.replace(LONGBENCH[0], name="mine")])
 
 
 @pytest.mark.parametrize("task", LONGBENCH, ids=NAMES)
