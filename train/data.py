@@ -93,7 +93,7 @@ def data_hashes(sources: list[Source]) -> dict[str, str]:
     return hashes
 
 
-class PackedRows(IterableDataset):
+class PackedRows(IterableDataset[dict[str, torch.Tensor]]):
     """Endless rows `{"row": n, "input_ids": (R,), "labels": (R,)}`, from row `first_row` on.
 
     whole_documents: a document that fits into R is never cut in two; the rest of a row is padded and not trained on.

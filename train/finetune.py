@@ -50,6 +50,7 @@ class E2Trainer(Trainer):
         super().__init__(data_collator=default_data_collator, **kwargs)
         self.remove_callback(PrinterCallback)  # TrainLog prints
         self.settings, self.rows_per_step = settings, rows_per_step
+        assert self.model is not None  # only Trainer's type says that it may be
         self.positions = E2Positions(self.model)
         self.last_draw = Draw(1, 0, settings.sinks)
 
@@ -212,7 +213,9 @@ def _differences(stored: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[
                 yield key, stored[group].get(key), now[group].get(key)
 
 
-def make_trainer(recipe: Recipe, arguments: TrainingArguments, rows: IterableDataset, **kwargs: Any) -> E2Trainer:
+def make_trainer(
+    recipe: Recipe, arguments: TrainingArguments, rows: IterableDataset[dict[str, torch.Tensor]], **kwargs: Any
+) -> E2Trainer:
     """A trainer for the recipe's model on these rows; `kwargs` go to Trainer."""
     model = load_model(recipe)
     settings = recipe.e2_settings(recipe.native_window or native_window(model.config))

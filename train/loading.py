@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PretrainedConfig, PreTrainedModel
@@ -21,7 +21,7 @@ def load_config(recipe: Recipe) -> PretrainedConfig:
         return AutoConfig.for_model(**written)
     name, gguf = _located(recipe.base)
     try:
-        return AutoConfig.from_pretrained(name, **gguf)
+        return cast(PretrainedConfig, AutoConfig.from_pretrained(name, **gguf))
     except (OSError, ValueError) as error:
         raise _cannot_load(recipe.base, error) from error
 
@@ -36,7 +36,7 @@ def load_model(recipe: Recipe) -> PreTrainedModel:
         model = AutoModelForCausalLM.from_config(load_config(recipe), attn_implementation=recipe.attention)
         if recipe.plant_induction:
             plant_induction(model, recipe.seed)
-        return model
+        return cast(PreTrainedModel, model)
     name, gguf = _located(recipe.base)
     kind: dict[str, Any] = {"quantization_config": GgufConfig(dequantize=True)} if gguf else {"use_safetensors": True}
     try:

@@ -118,7 +118,7 @@ def activation_bytes(config: PretrainedConfig, recipe: Recipe) -> int:
     kept = 2 * width * tokens * text.hidden_size
     layers = text.num_hidden_layers
     body = layers * kept + layer if recipe.gradient_checkpointing else layers * layer
-    return body + 3 * FLOAT32 * tokens * text.vocab_size
+    return int(body + 3 * FLOAT32 * tokens * text.vocab_size)
 
 
 def _found(source: Any) -> str:

@@ -24,7 +24,7 @@ from e2bench.train.recipe import Recipe
 STEPS = 6  # the first two warm up
 
 
-class RandomRows(IterableDataset):
+class RandomRows(IterableDataset[dict[str, torch.Tensor]]):
     """Endless rows of uniform random tokens: a step's cost does not depend on the text."""
 
     def __init__(self, vocab_size: int, train_window: int) -> None:

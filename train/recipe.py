@@ -5,13 +5,18 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 import yaml
 
 from e2bench.errors import DataError, E2BenchError, UnknownName, one_line
 from e2bench.train.data import Source
 from e2bench.train.e2 import E2Settings
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 
 RECIPES = Path(__file__).parent / "recipes"
 NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)  # PyYAML lets impossible dates and deep nesting through
@@ -175,7 +180,7 @@ def _override_value(text: str, override: str) -> Any:
         raise E2BenchError(f"override {override!r} has a value that is not valid YAML") from None
 
 
-def _checked(kind: type, values: Any, what: str) -> Any:
+def _checked(kind: type[T], values: Any, what: str) -> T:
     """`kind(**values)` after checking names and plain types; YAML reads 1e-5 as text, so numbers are converted."""
     if not isinstance(values, dict):
         raise E2BenchError(f"a {what} must hold `key: value` pairs; got {values!r}")
