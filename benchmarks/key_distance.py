@@ -1,0 +1,81 @@
+"""How far back a tuned model copies a pass key: teacher-forced digits of the answer, by scale g and position gap.
+
+    python benchmarks/key_distance.py [--model M] [--tokens 400] [--samples 20] [--scales 1,4,8] [--gaps 0,100,400]
+
+The prompts are short (`train/retrieval.py`'s pass keys), so that the number of tokens hardly matters; the question is
+moved away from the text by a gap of positions, counted after division by g. Where a key is copied at gap 0 and lost at
+a large one, the model has learned to look near alone. Printed and stored: share of digits that the model ranks first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from _common import write
+
+from e2bench.loading import embedded_model
+from e2bench.train.e2 import Draw
+from e2bench.train.retrieval import passkey
+from e2bench.train.rotary import E2Positions
+
+ANSWER = re.compile(r"What is the pass key\? The pass key is (\d+)")
+CHARS_PER_TOKEN = 3.6
+
+
+def sample(tokenizer: Any, seed: int, tokens: int) -> tuple[list[int], int, list[int]]:
+    """Ids of a prompt with its answer, where the question begins, where the answer's digits stand."""
+    text = passkey(random.Random(seed), int(tokens * CHARS_PER_TOKEN))
+    encoded = tokenizer(text, return_offsets_mapping=True)
+    found = ANSWER.search(text)
+    assert found is not None
+    spans = encoded["offset_mapping"]
+    digits = [at for at, (first, last) in enumerate(spans) if found.start(1) <= first < last <= found.end(1)]
+    question = next(at for at, (first, last) in enumerate(spans) if first >= found.start() and last > first)
+    return encoded["input_ids"], question, digits
+
+
+@torch.inference_mode()
+def share_copied(model: Any, positions: E2Positions, samples: list[Any], scale: int, gap: int) -> float:
+    """Share of digits that have the highest logit, the question moved by `gap` scaled positions."""
+    hits = total = 0
+    for ids, question, digits in samples:
+        positions.set([Draw(scale, gap * scale, question)])
+        best = model(input_ids=torch.tensor([ids])).logits[0].argmax(-1)
+        hits += sum(int(best[at - 1]) == ids[at] for at in digits)
+        total += len(digits)
+    return hits / total
+
+
+def main() -> None:
+    """Print and store the table."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=embedded_model())
+    parser.add_argument("--tokens", type=int, default=400)
+    parser.add_argument("--samples", type=int, default=20)
+    parser.add_argument("--scales", default="1,4,8")
+    parser.add_argument("--gaps", default="0,100,200,300,400,450")
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    model = AutoModelForCausalLM.from_pretrained(given.model, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(given.model)
+    samples = [sample(tokenizer, seed, given.tokens) for seed in range(given.samples)]
+    positions = E2Positions(model)
+    gaps = [int(gap) for gap in given.gaps.split(",")]
+    table = {
+        scale: {gap: round(share_copied(model, positions, samples, int(scale), gap), 3) for gap in gaps}
+        for scale in given.scales.split(",")
+    }
+    for scale, row in table.items():
+        print(f"g = {scale}: " + "  ".join(f"gap {gap}: {share:.2f}" for gap, share in row.items()))
+    write("key_distance", {"model": given.model.name, "tokens": given.tokens, "copied": table}, given.out)
+
+
+if __name__ == "__main__":
+    main()
