@@ -48,6 +48,7 @@ NOT_RUN: dict[str, list[str]] = {
         "e2bench ppl --model $MODEL --data proof-pile",
         "e2bench short --model $MODEL --suite paper",
         "e2bench longbench --model SmolLM2-135M-Instruct.Q4_1.gguf --data DIR",
+        "e2bench ppl --model SmolLM2-135M-Instruct.Q4_1.gguf --data test.jsonl.gz",
     ],
     "docs/explanation.md": [
         "e2bench ppl --model SmolLM2-135M-Instruct.Q4_1.gguf --dtype bfloat16",

@@ -79,4 +79,5 @@ def _perplexity(common: Common, *, extrapolate: bool) -> None:
 
 
 def _say(step: int, what: str) -> None:
-    say(f"\n{step} of {STEPS}: {what}")
+    say("")
+    say(f"{step} of {STEPS}: {what}")
