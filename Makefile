@@ -36,7 +36,7 @@ mutation: setup
 
 bench: setup
 	$(BIN)/python benchmarks/scoring.py
-	for name in generation perplexity startup memory; do $(BIN)/python benchmarks/$$name.py --model "$(MODEL)" || exit 1; done
+	for name in generation perplexity startup; do $(BIN)/python benchmarks/$$name.py --model "$(MODEL)" || exit 1; done
 	$(BIN)/python benchmarks/train.py
 	$(BIN)/python benchmarks/length.py
 

@@ -1,11 +1,17 @@
 """Time and memory of one long input as functions of its length N: scoring (`token_nll`) and generation.
 
-    python benchmarks/length.py [--lengths 8k..200k] [--model M] [--dtype float32] [--out results/benchmarks]
+    python benchmarks/length.py [--lengths 8k..200k] [--model M --dtype bfloat16] [--kinds score,generate]
 
 Without --model a random Llama of two layers is used, small enough for 200k tokens on a CPU. Each length runs in a
-process of its own, whose peak resident size is compared with what must be held: the cache of N tokens and one chunk
-(`Model.needed_bytes`). Anything of N × N would show at once: at 200k tokens a mask alone is 40 GB. The exponents of
-time and memory are least squares in log-log. Written: length.csv, length.png, length.json.
+process of its own; what its peak resident size (on a GPU: its allocated memory) grows by is compared with what
+`Model.needed_bytes` tells before a run, limit 1.3:
+
+    T · kv_bytes_per_token                       the key-value cache
+    C · (6 hidden + 3 intermediate) · 4 bytes    one chunk of C = min(T, 4096) tokens inside a layer
+    2 · 512 · V · 4 bytes                        one block of scored logits and its softmax
+
+Anything of N × N would show at once: at 200k tokens a mask alone is 40 GB. The exponents of time and memory are least
+squares in log-log. Written: length.csv, length.png, length.json, or with --model length-MODEL.csv and so on.
 """
 
 from __future__ import annotations
@@ -80,14 +86,15 @@ def measure(kind: str, tokens: int, model_path: str | None, dtype: str) -> dict[
     run(tokens)
     spent = time.perf_counter() - began
     after = torch.cuda.max_memory_allocated() if model.device.type == "cuda" else peak_bytes()
-    cache = tokens * model.kv_bytes_per_token
+    grown, needed = after - before, model.needed_bytes(tokens)
     return {
         "kind": kind,
         "tokens": tokens,
         "seconds": round(spent, 3),
-        "grown_mib": round((after - before) / 2**20, 1),
-        "cache_mib": round(cache / 2**20, 1),
-        "needed_mib": round(model.needed_bytes(tokens) / 2**20, 1),
+        "grown_mib": round(grown / 2**20, 1),
+        "cache_mib": round(tokens * model.kv_bytes_per_token / 2**20, 1),
+        "needed_mib": round(needed / 2**20, 1),
+        "ratio": round(grown / needed, 2),
         "dtype": str(model.dtype).removeprefix("torch."),
     }
 
@@ -109,12 +116,12 @@ def draw(rows: list[dict[str, Any]], exponents: dict[str, dict[str, float]], pat
 
     figure, panels = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     for panel, field, unit in zip(panels, ("seconds", "grown_mib"), ("time (s)", "memory growth (MiB)"), strict=True):
-        for kind in KINDS:
+        for kind in exponents:
             own = [row for row in rows if row["kind"] == kind]
             label = f"{kind}: N^{exponents[kind][field]:.2f}"
             panel.loglog([r["tokens"] for r in own], [max(r[field], 1e-3) for r in own], "o-", label=label)
         if field == "grown_mib":
-            own = [row for row in rows if row["kind"] == KINDS[0]]
+            own = [row for row in rows if row["kind"] == rows[0]["kind"]]
             panel.loglog([r["tokens"] for r in own], [r["needed_mib"] for r in own], "k:", label="cache + chunk")
         panel.set_xlabel("N (tokens)")
         panel.set_ylabel(unit)
@@ -128,6 +135,7 @@ def main() -> None:
     parser.add_argument("--lengths", default="8k..200k")
     parser.add_argument("--model")
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -137,25 +145,30 @@ def main() -> None:
     from e2bench.scales import parse_lengths
 
     rows = []
+    kinds = given.kinds.split(",")
     for tokens in parse_lengths(given.lengths):
-        for kind in KINDS:
+        for kind in kinds:
             command = [sys.executable, __file__, "--dtype", given.dtype, "--one", kind, str(tokens)]
             command += ["--model", given.model] if given.model else []
             output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
             rows.append(json.loads(output.strip().splitlines()[-1]))
-            print(rows[-1], flush=True)
+            print(
+                "{kind} {tokens}: {seconds} s, grew {grown_mib} MiB, {ratio} of the formula".format(**rows[-1]),
+                flush=True,
+            )
     long = [row for row in rows if row["tokens"] >= 16 * 1024] or rows
     exponents = {
         kind: {name: exponent([r for r in long if r["kind"] == kind], name) for name in ("seconds", "grown_mib")}
-        for kind in KINDS
+        for kind in kinds
     }
     given.out.mkdir(parents=True, exist_ok=True)
-    with (given.out / "length.csv").open("w", newline="") as file:
+    name = f"length-{Path(given.model).stem}" if given.model else "length"
+    with (given.out / f"{name}.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    draw(rows, exponents, given.out / "length.png")
-    write("length", {"model": given.model or "random", "exponents": exponents, "rows": rows}, given.out)
+    draw(rows, exponents, given.out / f"{name}.png")
+    write(name, {"model": Path(given.model or "random").stem, "exponents": exponents, "rows": rows}, given.out)
 
 
 if __name__ == "__main__":

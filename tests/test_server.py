@@ -56,11 +56,11 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("content-type", kind)
         self.send_header("content-length", str(len(data) if length is None else length))
+        self.send_header("connection", "close")  # said, or a client may send its next request into the closing
         for header in headers:
             self.send_header(*header)
         self.end_headers()
         self.wfile.write(data)
-        self.close_connection = True
 
     def log_message(self, *arguments):
         """Silence."""

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -178,6 +179,22 @@ def test_other_settings_in_the_same_folder_are_refused_by_name(recipe, tmp_path)
 def test_a_batch_that_cannot_be_divided_is_refused(recipe, tmp_path):
     with pytest.raises(E2BenchError, match="batch_size 4 is not a multiple of micro_batch 3"):
         train(load_recipe(str(recipe), ["micro_batch=3"]), tmp_path)
+
+
+def test_compiling_without_a_compiler_is_refused(recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(E2BenchError, match=r"needs a C\+\+ compiler.*compile=false"):
+        train(load_recipe(str(recipe), ["compile=true"]), tmp_path / "out")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
+def test_a_compiled_model_trains_at_the_same_positions(recipe, finished, tmp_path):
+    assert train(load_recipe(str(recipe), ["compile=true", "attention=eager"]), tmp_path)
+    plain, compiled = ([line["loss"] for line in log(folder)] for folder in (finished, tmp_path))
+    assert compiled == pytest.approx(plain, rel=1e-4)
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(recipe, tmp_path, capsys):

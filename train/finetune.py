@@ -219,8 +219,13 @@ def make_trainer(
     """A trainer for the recipe's model on these rows; `kwargs` go to Trainer."""
     model = load_model(recipe)
     settings = recipe.e2_settings(recipe.native_window or native_window(model.config))
+    model = add_lora(model, recipe)
+    if recipe.compile:
+        if not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
+            raise E2BenchError("compile: true needs a C++ compiler and found none; install g++ or set compile=false")
+        model.compile()  # in place: hooks, names of weights and checkpoints stay as they are
     return E2Trainer(
-        model=add_lora(model, recipe),
+        model=model,
         args=arguments,
         train_dataset=rows,
         settings=settings,

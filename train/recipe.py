@@ -52,8 +52,8 @@ class Recipe:
     learning_rate … clip_norm: AdamW with warm-up; cosine falls to `final_rate` of the peak.
     precision: of the forward and backward pass (weights and optimizer state stay float32).
     save_every, log_every: steps.    keep: checkpoints that stay, the newest; null keeps all.
-    attention: transformers' `attn_implementation`.    sharding: `fsdp`, `zero2` (DeepSpeed) or `none` (data
-    parallel).
+    attention: transformers' `attn_implementation`.    compile: with `torch.compile`, which needs a C++ compiler.
+    sharding: `fsdp`, `zero2` (DeepSpeed) or `none` (data parallel).
     """
 
     name: str
@@ -85,6 +85,7 @@ class Recipe:
     precision: str = "bfloat16"
     gradient_checkpointing: bool = False
     attention: str = "sdpa"
+    compile: bool = False
     sharding: str = "none"
     lora: Lora | None = None
     whole_documents: bool = False

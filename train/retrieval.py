@@ -113,15 +113,25 @@ def passkey(rng: random.Random, chars: int) -> str:
 
 
 def passkeys(rng: random.Random, chars: int) -> str:
-    """Keys of several people, all asked for in another order."""
+    """Keys of several people, all asked for in another order; half the samples state them before all filler.
+
+    That is as far back as a sample can ask: among shuffled sentences most keys are near their questions, and a model
+    that reads no others learns to look near alone.
+    """
     names = rng.sample(NAMES, rng.randint(2, max(2, min(8, chars // 150))))
     keys = {name: _digits(rng, rng.randint(3, 6)) for name in names}
-    lines = [f"The pass key of {n} is {k}. {ADDED} {k} is the pass key of {n}." for n, k in keys.items()]
+    again = rng.random() < 0.5
+    lines = [
+        f"The pass key of {n} is {k}." + (f" {ADDED} {k} is the pass key of {n}." if again else "")
+        for n, k in keys.items()
+    ]
     asked = rng.sample(names, len(names))
-    questions = [f"What is the pass key of {n}? The pass key of {n} is {keys[n]}." for n in asked]
+    opening = rng.choice(("What is the pass key of {0}? ", ""))
+    questions = [f"{opening.format(n)}The pass key of {n} is {keys[n]}." for n in asked]
     filler = _filler(rng, chars - sum(map(len, lines)) - sum(map(len, questions)) - len(TASK_LINES[2]))
-    sentences = [*filler, *lines]
-    rng.shuffle(sentences)
+    sentences = [*lines, *filler]
+    if rng.random() < 0.5:
+        rng.shuffle(sentences)
     return "\n".join([TASK_LINES[2], " ".join(sentences), *questions])
 
 
@@ -144,9 +154,9 @@ def repetition(rng: random.Random, chars: int) -> str:
 
 TASKS: tuple[tuple[Sample, float, float], ...] = (  # task, share of samples, characters a token takes
     (passkey, 0.35, 3.6),
-    (passkeys, 0.3, 2.9),
+    (passkeys, 0.4, 2.9),
     (key_values, 0.15, 1.35),
-    (repetition, 0.2, 3.4),
+    (repetition, 0.1, 3.4),
 )
 
 
