@@ -29,7 +29,7 @@ CHARS_PER_TOKEN = 3.6
 
 def sample(tokenizer: Any, seed: int, tokens: int) -> tuple[list[int], int, list[int]]:
     """Ids of a prompt with its answer, where the question begins, where the answer's digits stand."""
-    text = passkey(random.Random(seed), int(tokens * CHARS_PER_TOKEN))
+    text = passkey(random.Random(seed), int(tokens * CHARS_PER_TOKEN)).text
     encoded = tokenizer(text, return_offsets_mapping=True)
     found = ANSWER.search(text)
     assert found is not None

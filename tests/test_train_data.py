@@ -166,6 +166,17 @@ def test_long_documents_train_on_their_abstract(tokenizer, tmp_path):
     assert tokenizer.decode(row["input_ids"][row["labels"] != IGNORED]) == "Short. End.</s>"
 
 
+def test_prompts_and_completions_are_joined_as_they_stand(tokenizer, tmp_path):
+    path = tmp_path / "asked.jsonl"
+    examples = [{"prompt": "The key is", "completion": " 7."}, {"prompt": "", "completion": "nothing asked"}]
+    path.write_text("".join(json.dumps(example) + "\n" for example in examples))
+    source = {"layout": "completion", "loss": "answers"}
+    (row,) = rows_of([path], tokenizer, 1, whole_documents=True, source=source)
+    trained = tokenizer.decode(row["input_ids"][row["labels"] != IGNORED])
+    assert set(trained.split("</s>")) == {" 7.", ""}
+    assert "<s>The key is 7.</s>" in tokenizer.decode(row["input_ids"])
+
+
 def test_a_missing_or_wrong_file_is_named(tokenizer, tmp_path):
     with pytest.raises(DataError, match=r"'nowhere/\*.jsonl' does not exist"):
         rows_of(["nowhere/*.jsonl"], tokenizer, 1)

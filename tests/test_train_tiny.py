@@ -17,7 +17,7 @@ from e2bench.train.corpus import Document, docstrings, is_held_out, stdlib_docum
 from e2bench.train.embed import embed_model
 from e2bench.train.initial import plant_induction
 from e2bench.train.recipe import load_recipe
-from e2bench.train.retrieval import key_values, passkey, passkeys, repetition, retrieval_document, write_retrieval
+from e2bench.train.retrieval import key_values, passkey, passkeys, repetition, retrieval_sample, write_retrieval
 from e2bench.train.tokenizer import train_tokenizer
 
 DIGITS = re.compile(r"\d+")
@@ -25,7 +25,7 @@ DIGITS = re.compile(r"\d+")
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
-    texts = [retrieval_document(0, index, 512).text for index in range(100)]
+    texts = [retrieval_sample(0, index, 512)[1].text for index in range(100)]
     return train_tokenizer(texts, 600, tmp_path_factory.mktemp("tokenizer"))
 
 
@@ -64,30 +64,41 @@ def test_docstrings_of_a_file_are_found_in_modules_classes_and_functions(tmp_pat
 @given(st.integers(0, 10**6), st.integers(150, 3000))
 def test_every_question_of_a_retrieval_sample_can_be_answered_from_its_text(seed, chars):
     rng = random.Random(seed)
-    text = passkey(rng, chars)
+    text = passkey(rng, chars).text
     assert len(DIGITS.findall(text)) == 3 and len(set(DIGITS.findall(text))) == 1
     assert text.endswith(f"The pass key is {DIGITS.findall(text)[0]}.")
-    for name, key in re.findall(r"What is the pass key of (\w+)\? The pass key of \1 is (\d+)\.", passkeys(rng, chars)):
-        assert name and key
-    body, *questions = key_values(rng, chars).split("\n")
+    stated = re.findall(r"The pass key of (\w+) is (\d+)\.", passkeys(rng, chars).text)
+    assert len(set(stated)) == len(dict(stated)) >= 2 and len(stated) == 2 * len(dict(stated))  # once told, once asked
+    body, *questions = key_values(rng, chars).text.split("\n")
     pairs = json.loads(body[body.index("{") :])
     for question in questions:
         key, value = re.findall(r'"(\w+)"', question)
         assert pairs[key] == value
-    head, *lines = repetition(rng, chars).split("\n")
+    head, *lines = repetition(rng, chars).text.split("\n")
     assert head == "Repeat:" and len(lines) >= 2 and len(set(lines)) == 1
 
 
 def test_keys_of_several_people_are_stated_before_they_are_asked_for():
-    text = passkeys(random.Random(3), 1500)
-    before, asked = text.split("What is", 1)
-    for name, key in re.findall(r"The pass key of (\w+) is (\d+)", asked):
-        assert f"The pass key of {name} is {key}. Remember it. {key} is the pass key of {name}." in before
+    prompt, completion = passkeys(random.Random(3), 1500)
+    asked = re.findall(r"The pass key of (\w+) is (\d+)", completion)
+    assert len(asked) >= 2
+    for name, key in asked:
+        assert f"The pass key of {name} is {key}." in prompt
+
+
+def test_answers_can_be_written_apart_from_their_questions(tokenizer, tmp_path):
+    path = tmp_path / "answers.jsonl"
+    write_retrieval(path, tokenizer, seed=5, tokens=5_000, max_tokens=256, layout="completion")
+    for line in path.read_text().splitlines():
+        sample = json.loads(line)
+        seed, index = sample["meta"]["source"].split("/")[1:]
+        task, (prompt, completion) = retrieval_sample(int(seed), int(index), 256)
+        assert (sample["meta"]["pile_set_name"], sample["prompt"], sample["completion"]) == (task, prompt, completion)
 
 
 def test_samples_depend_on_seed_and_index_alone_and_fit_the_window(tokenizer, tmp_path):
-    assert retrieval_document(1, 7, 512) == retrieval_document(1, 7, 512)
-    assert retrieval_document(1, 7, 512) != retrieval_document(2, 7, 512)
+    assert retrieval_sample(1, 7, 512) == retrieval_sample(1, 7, 512)
+    assert retrieval_sample(1, 7, 512) != retrieval_sample(2, 7, 512)
     path = tmp_path / "retrieval.jsonl"
     write_retrieval(path, tokenizer, seed=5, tokens=20_000, max_tokens=256)
     lengths = [len(tokenizer(json.loads(line)["text"])["input_ids"]) + 1 for line in path.read_text().splitlines()]

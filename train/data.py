@@ -32,10 +32,10 @@ OPEN_ROWS = 16  # rows that wait for a document short enough to fit
 class Source:
     """One part of the mixture.
 
-    files: JSON or JSON-lines files, also .gz; `*` is expanded.    layout: `text`, `sharegpt` or `summary`
-    (layouts.py).
+    files: JSON or JSON-lines files, also .gz; `*` is expanded.    layout: `text`, `sharegpt`, `summary`
+    or `completion` (layouts.py).
     weight: share of the training tokens, relative to the other sources.
-    loss: `all` tokens, or `answers` only (the assistant's turns; the summary).
+    loss: `all` tokens, or `answers` only (the assistant's turns; the summary; the completion).
     template: `chat` (the tokenizer's own chat template) or `vicuna`; only read by `sharegpt`.
     """
 

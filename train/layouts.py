@@ -47,6 +47,12 @@ def summary_segments(example: dict[str, Any], tokenizer: PreTrainedTokenizerBase
     return [Segment(f"{article}\n\nAbstract: "), Segment(" ".join(abstract.split()), answer=True)] if article else []
 
 
+def completion_segments(example: dict[str, Any], tokenizer: PreTrainedTokenizerBase, template: str) -> list[Segment]:
+    """TRL's prompt-completion layout: `{"prompt": ..., "completion": ...}`, joined as they stand."""
+    prompt, completion = _text(example, "prompt"), _text(example, "completion")
+    return [Segment(prompt), Segment(completion, answer=True)] if prompt and completion else []
+
+
 def sharegpt_segments(example: dict[str, Any], tokenizer: PreTrainedTokenizerBase, template: str) -> list[Segment]:
     """ShareGPT's layout: `{"conversations": [{"from": "human", "value": ...}, {"from": "gpt", ...}]}`.
 
@@ -112,4 +118,5 @@ LAYOUTS: dict[str, Callable[[dict[str, Any], PreTrainedTokenizerBase, str], list
     "text": text_segments,
     "sharegpt": sharegpt_segments,
     "summary": summary_segments,
+    "completion": completion_segments,
 }

@@ -24,12 +24,13 @@ WEIGHTS, RESULTS = Path("results/train"), Path("results/tiny")
 DATA = WEIGHTS / "tiny-data"
 TOKENIZER = DATA / "tokenizer"
 VOCAB_SIZE = 2048
-RETRIEVAL = (  # file, longest sample, tokens in all, seed
-    ("retrieval-128.jsonl", 128, 1_500_000, 128),
-    ("retrieval.jsonl", 512, 8_000_000, 0),
-    ("retrieval-1024.jsonl", 1024, 2_000_000, 1024),
-    ("retrieval-2048.jsonl", 2048, 2_000_000, 2048),
-    ("retrieval-4096.jsonl", 4096, 2_000_000, 4096),
+RETRIEVAL = (  # file, layout, longest sample, tokens in all, seed
+    ("retrieval-128.jsonl", "text", 128, 1_500_000, 128),  # pretraining
+    ("retrieval.jsonl", "text", 512, 8_000_000, 0),
+    ("answers-512.jsonl", "completion", 512, 8_000_000, 512),  # tuning, PI at its own window
+    ("answers-1024.jsonl", "completion", 1024, 2_000_000, 1024),
+    ("answers-2048.jsonl", "completion", 2048, 2_000_000, 2048),
+    ("answers-4096.jsonl", "completion", 4096, 2_000_000, 4096),
 )
 BASE = WEIGHTS / "tiny-base"  # what every tuning starts from
 E2 = WEIGHTS / "tiny-e2"  # the long E² run
@@ -72,7 +73,7 @@ def _position_interpolation(scale: int) -> Variant:
             f"train_window={window}",
             f"batch_size={rows}",
             f"micro_batch={rows}",
-            f"data.1.files=[{DATA / f'retrieval-{window}.jsonl'}]",
+            f"data.1.files=[{DATA / f'answers-{window}.jsonl'}]",
         ),
     )
 
@@ -93,16 +94,16 @@ VARIANTS = (
 def make_data() -> None:
     """Corpus, tokenizer and retrieval samples."""
     from e2bench.train.corpus import write_corpus
-    from e2bench.train.retrieval import retrieval_document, write_retrieval
+    from e2bench.train.retrieval import retrieval_sample, write_retrieval
     from e2bench.train.tokenizer import train_tokenizer
 
     write_corpus(DATA, seed=0)
     with (DATA / "corpus.jsonl").open(encoding="utf-8") as file:
         texts = (json.loads(line)["text"] for line in file)
-        samples = (retrieval_document(0, index, NATIVE).text for index in range(4000))
+        samples = (retrieval_sample(0, index, NATIVE)[1].text for index in range(4000))
         tokenizer = train_tokenizer(itertools.chain(texts, samples), VOCAB_SIZE, TOKENIZER)
-    for file_name, longest, tokens, seed in RETRIEVAL:
-        write_retrieval(DATA / file_name, tokenizer, seed=seed, tokens=tokens, max_tokens=longest)
+    for name, layout, longest, tokens, seed in RETRIEVAL:
+        write_retrieval(DATA / name, tokenizer, seed=seed, tokens=tokens, max_tokens=longest, layout=layout)
 
 
 def embed() -> None:
@@ -155,8 +156,8 @@ def main_results() -> Iterator[Step]:
 
 
 def steps_of_training() -> Iterator[Step]:
-    """Figure 4: perplexity and passkey at 8 L after every 200 steps of the long run."""
-    for step in range(200, 1201, 200):
+    """Figure 4: perplexity and passkey at 8 L after every 500 steps of the long run."""
+    for step in range(500, 3001, 500):
         checkpoint = E2 / f"checkpoint-{step}"
         yield measuring("ppl", f"e2-step-{step}", checkpoint, "--lengths", "4k", "--scale", "8")
         yield measuring("passkey", f"e2-step-{step}", checkpoint, "--lengths", "4k", "--scale", "8")

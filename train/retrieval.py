@@ -6,13 +6,12 @@ back, and a small model learns to copy many times sooner than from one question 
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from e2bench.train.corpus import Document
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -98,10 +97,20 @@ NAMES = (
 )
 WORDS = (*NOUNS, *ADJECTIVES, *VERBS, *NAMES)
 ADDED = "Remember it."
-Sample = Callable[[random.Random, int], str]
 
 
-def passkey(rng: random.Random, chars: int) -> str:
+class Sample(NamedTuple):
+    """What is told, and what is asked and answered; the text is one behind the other."""
+
+    prompt: str
+    completion: str
+
+    @property
+    def text(self) -> str:
+        return self.prompt + self.completion
+
+
+def passkey(rng: random.Random, chars: int) -> Sample:
     """One key stated twice in its line, whole filler sentences around it, a question that ends as an open sentence."""
     key = _digits(rng, 5)
     task = rng.choice(TASK_LINES)
@@ -109,10 +118,10 @@ def passkey(rng: random.Random, chars: int) -> str:
     question = "What is the pass key? The pass key is"
     before, after = _split(rng, _filler(rng, chars - len(task) - len(line) - len(question)))
     separator = rng.choice(("\n", "\n", " "))
-    return separator.join(part for part in (task, before, line, after, f"{question} {key}.") if part)
+    return Sample(separator.join(part for part in (task, before, line, after, question) if part), f" {key}.")
 
 
-def passkeys(rng: random.Random, chars: int) -> str:
+def passkeys(rng: random.Random, chars: int) -> Sample:
     """Keys of several people, all asked for in another order; half the samples state them before all filler.
 
     That is as far back as a sample can ask: among shuffled sentences most keys are near their questions, and a model
@@ -132,60 +141,67 @@ def passkeys(rng: random.Random, chars: int) -> str:
     sentences = [*lines, *filler]
     if rng.random() < 0.5:
         rng.shuffle(sentences)
-    return "\n".join([TASK_LINES[2], " ".join(sentences), *questions])
+    return Sample(f"{TASK_LINES[2]}\n{' '.join(sentences)}\n", "\n".join(questions))
 
 
-def key_values(rng: random.Random, chars: int) -> str:
+def key_values(rng: random.Random, chars: int) -> Sample:
     """A JSON object of random pairs and questions for some of its values, worded as in the paper's appendix A.2."""
     length = rng.choice((3, 4, 4, 6, 8))
     pairs = {_hex(rng, length): _hex(rng, length) for _ in range(max(2, chars // (2 * length + 25)))}
     asked = rng.sample(list(pairs), min(len(pairs), 8))
     questions = [f'Question: What is the value of key "{key}"? Answer: "{pairs[key]}"' for key in asked]
     task = "Key-value pairs: Extract the value corresponding to the specified key in the JSON object below."
-    return "\n".join([f"{task} {json.dumps(pairs)}", *questions])
+    return Sample(f"{task} {json.dumps(pairs)}\n", "\n".join(questions))
 
 
-def repetition(rng: random.Random, chars: int) -> str:
+def repetition(rng: random.Random, chars: int) -> Sample:
     """A line of random words again and again: every word after the first line can be copied."""
     words = [rng.choice(WORDS) for _ in range(rng.randint(5, max(5, min(60, chars // 14))))]
     line = " ".join(words)
-    return "Repeat:\n" + "\n".join([line] * max(2, chars // (len(line) + 1)))
+    return Sample(f"Repeat:\n{line}\n", "\n".join([line] * max(1, chars // (len(line) + 1) - 1)))
 
 
-TASKS: tuple[tuple[Sample, float, float], ...] = (  # task, share of samples, characters a token takes
-    (passkey, 0.35, 3.6),
+TASKS: tuple[tuple[Callable[[random.Random, int], Sample], float, float], ...] = (
+    (passkey, 0.35, 3.6),  # task, share of samples, characters a token takes
     (passkeys, 0.4, 2.9),
     (key_values, 0.15, 1.35),
     (repetition, 0.1, 3.4),
 )
 
 
-def retrieval_document(seed: int, index: int, max_tokens: int) -> Document:
-    """Sample `index`: half of them as long as the window, half of log-uniform length; about `max_tokens` at most."""
+def retrieval_sample(seed: int, index: int, max_tokens: int) -> tuple[str, Sample]:
+    """Task and sample `index`: half as long as the window, half of log-uniform length; about `max_tokens` at most."""
     rng = random.Random(f"{seed}:{index}")
     task, _, chars_per_token = rng.choices(TASKS, [share for _, share, _ in TASKS])[0]
     tokens = max_tokens * (rng.uniform(0.6, 0.97) if rng.random() < 0.5 else 10 ** rng.uniform(-0.9, 0))
-    return Document(f"retrieval/{seed}/{index}", task.__name__, task(rng, int(tokens * chars_per_token)))
+    return task.__name__, task(rng, int(tokens * chars_per_token))
 
 
-def write_retrieval(path: Path, tokenizer: PreTrainedTokenizerBase, *, seed: int, tokens: int, max_tokens: int) -> None:
-    """Write samples of at most `max_tokens` tokens each, BOS and EOS included, until they hold `tokens` together."""
+def write_retrieval(
+    path: Path, tokenizer: PreTrainedTokenizerBase, *, seed: int, tokens: int, max_tokens: int, layout: str = "text"
+) -> None:
+    """Write samples of at most `max_tokens` tokens each, BOS and EOS included, until they hold `tokens` together.
+
+    layout: `text`, or `completion`, where the loss can be on the answers alone.
+    """
     with path.open("w", encoding="utf-8") as file:
-        for document, length in _fitting(tokenizer, seed, max_tokens):
-            file.write(document.line())
+        for index, task, sample, length in _fitting(tokenizer, seed, max_tokens):
+            fields = {"text": sample.text} if layout == "text" else sample._asdict()
+            meta = {"pile_set_name": task, "source": f"retrieval/{seed}/{index}"}
+            file.write(json.dumps({**fields, "meta": meta}, ensure_ascii=False) + "\n")
             tokens -= length
             if tokens <= 0:
                 return
 
 
-def _fitting(tokenizer: PreTrainedTokenizerBase, seed: int, max_tokens: int) -> Iterator[tuple[Document, int]]:
-    index = 0
-    while True:
-        documents = [retrieval_document(seed, index + i, max_tokens) for i in range(1000)]
-        index += len(documents)
-        for document, ids in zip(documents, tokenizer([d.text for d in documents])["input_ids"], strict=True):
+def _fitting(tokenizer: PreTrainedTokenizerBase, seed: int, max_tokens: int) -> Iterator[tuple[int, str, Sample, int]]:
+    """(index, task, sample, tokens) of those that are not too long."""
+    for first in itertools.count(step=1000):
+        samples = [retrieval_sample(seed, first + i, max_tokens) for i in range(1000)]
+        encoded = tokenizer([sample.text for _, sample in samples])["input_ids"]
+        for number, ((task, sample), ids) in enumerate(zip(samples, encoded, strict=True)):
             if len(ids) + 1 <= max_tokens:  # EOS
-                yield document, len(ids) + 1
+                yield first + number, task, sample, len(ids) + 1
 
 
 def _digits(rng: random.Random, count: int) -> str:
