@@ -4,7 +4,8 @@
 
 The prompts are short (`train/retrieval.py`'s pass keys), so that the number of tokens hardly matters; the question is
 moved away from the text by a gap of positions, counted after division by g. Where a key is copied at gap 0 and lost at
-a large one, the model has learned to look near alone. Printed and stored: share of digits that the model ranks first.
+a large one, the model has learned to look near alone. Gaps that would leave the native window are left out. Printed and
+stored: share of digits that the model ranks first.
 """
 
 from __future__ import annotations
@@ -68,9 +69,14 @@ def main() -> None:
     samples = [sample(tokenizer, seed, given.tokens) for seed in range(given.samples)]
     positions = E2Positions(model)
     gaps = [int(gap) for gap in given.gaps.split(",")]
+    native = model.config.max_position_embeddings
     table = {
-        scale: {gap: round(share_copied(model, positions, samples, int(scale), gap), 3) for gap in gaps}
-        for scale in given.scales.split(",")
+        scale: {
+            gap: round(share_copied(model, positions, samples, scale, gap), 3)
+            for gap in gaps
+            if given.tokens / scale + gap <= native
+        }
+        for scale in map(int, given.scales.split(","))
     }
     for scale, row in table.items():
         print(f"g = {scale}: " + "  ".join(f"gap {gap}: {share:.2f}" for gap, share in row.items()))

@@ -24,13 +24,12 @@ WEIGHTS, RESULTS = Path("results/train"), Path("results/tiny")
 DATA = WEIGHTS / "tiny-data"
 TOKENIZER = DATA / "tokenizer"
 VOCAB_SIZE = 2048
-RETRIEVAL = (  # file, layout, longest sample, tokens in all, seed
-    ("retrieval-128.jsonl", "text", 128, 1_500_000, 128),  # pretraining
-    ("retrieval.jsonl", "text", 512, 8_000_000, 0),
-    ("answers-512.jsonl", "completion", 512, 8_000_000, 512),  # tuning, PI at its own window
-    ("answers-1024.jsonl", "completion", 1024, 2_000_000, 1024),
-    ("answers-2048.jsonl", "completion", 2048, 2_000_000, 2048),
-    ("answers-4096.jsonl", "completion", 4096, 2_000_000, 4096),
+RETRIEVAL = (  # longest sample, tokens in all
+    (128, 1_500_000),
+    (512, 8_000_000),
+    (1024, 2_000_000),  # PI at its own windows
+    (2048, 2_000_000),
+    (4096, 2_000_000),
 )
 BASE = WEIGHTS / "tiny-base"  # what every tuning starts from
 E2 = WEIGHTS / "tiny-e2"  # the long E² run
@@ -61,6 +60,11 @@ class Variant:
         return WEIGHTS / f"tiny-{self.name}"
 
 
+def answers(longest: int) -> Path:
+    """The file of retrieval samples of at most so many tokens."""
+    return DATA / f"answers-{longest}.jsonl"
+
+
 def _position_interpolation(scale: int) -> Variant:
     """PI trains at the window that it extends to, on retrieval samples of that length; tokens a step stay the same."""
     window = scale * NATIVE
@@ -73,7 +77,7 @@ def _position_interpolation(scale: int) -> Variant:
             f"train_window={window}",
             f"batch_size={rows}",
             f"micro_batch={rows}",
-            f"data.1.files=[{DATA / f'answers-{window}.jsonl'}]",
+            f"data.1.files=[{answers(window)}]",
         ),
     )
 
@@ -101,9 +105,10 @@ def make_data() -> None:
     with (DATA / "corpus.jsonl").open(encoding="utf-8") as file:
         texts = (json.loads(line)["text"] for line in file)
         samples = (retrieval_sample(0, index, NATIVE)[1].text for index in range(4000))
-        tokenizer = train_tokenizer(itertools.chain(texts, samples), VOCAB_SIZE, TOKENIZER)
-    for name, layout, longest, tokens, seed in RETRIEVAL:
-        write_retrieval(DATA / name, tokenizer, seed=seed, tokens=tokens, max_tokens=longest, layout=layout)
+        pairs = itertools.repeat(" ".join(f"{n:02d}" for n in range(100)), 20_000)  # often enough to become tokens
+        tokenizer = train_tokenizer(itertools.chain(texts, samples, pairs), VOCAB_SIZE, TOKENIZER)
+    for longest, tokens in RETRIEVAL:
+        write_retrieval(answers(longest), tokenizer, seed=longest, tokens=tokens, max_tokens=longest)
 
 
 def embed() -> None:
@@ -178,7 +183,7 @@ def variants() -> Iterator[Step]:
 def all_steps() -> list[Step]:
     """Every step, in order."""
     return [
-        Step("data", make_data, DATA / RETRIEVAL[-1][0]),
+        Step("data", make_data, answers(RETRIEVAL[-1][0])),
         training("tiny-copy", WEIGHTS / "tiny-copy"),
         training("tiny-base", BASE),
         training("tiny-e2", E2),

@@ -177,18 +177,15 @@ def retrieval_sample(seed: int, index: int, max_tokens: int) -> tuple[str, Sampl
     return task.__name__, task(rng, int(tokens * chars_per_token))
 
 
-def write_retrieval(
-    path: Path, tokenizer: PreTrainedTokenizerBase, *, seed: int, tokens: int, max_tokens: int, layout: str = "text"
-) -> None:
+def write_retrieval(path: Path, tokenizer: PreTrainedTokenizerBase, *, seed: int, tokens: int, max_tokens: int) -> None:
     """Write samples of at most `max_tokens` tokens each, BOS and EOS included, until they hold `tokens` together.
 
-    layout: `text`, or `completion`, where the loss can be on the answers alone.
+    In the prompt-completion layout, so that the loss can be on the answers alone.
     """
     with path.open("w", encoding="utf-8") as file:
         for index, task, sample, length in _fitting(tokenizer, seed, max_tokens):
-            fields = {"text": sample.text} if layout == "text" else sample._asdict()
             meta = {"pile_set_name": task, "source": f"retrieval/{seed}/{index}"}
-            file.write(json.dumps({**fields, "meta": meta}, ensure_ascii=False) + "\n")
+            file.write(json.dumps({**sample._asdict(), "meta": meta}) + "\n")
             tokens -= length
             if tokens <= 0:
                 return
