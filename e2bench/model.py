@@ -284,15 +284,20 @@ class Model:
             raise ValueError(f"first scored token {first} is outside 1 … {tokens - 1}")
         input_ids = input_ids.to(self.device)
         cache = None if tokens <= CHUNK_TOKENS else self.new_cache(tokens, rows)
-        parts = []
+        # One array, not a list: small ones that stay, between large ones that go, would keep the heap from shrinking.
+        losses = torch.empty(
+            rows, tokens - first, dtype=torch.promote_types(self.dtype, torch.float32), device=self.device
+        )
         for begin in range(0, tokens, CHUNK_TOKENS):
             end = min(begin + CHUNK_TOKENS, tokens)
             hidden = self.hidden(input_ids[:, begin:end], cache, begin)
             scored = range(max(first - 1, begin), min(end, tokens - 1))  # positions whose next token is scored
             for at in range(scored.start, scored.stop, SCORED_ROWS):
                 stop = min(at + SCORED_ROWS, scored.stop)
-                parts.append(self._nll(hidden[:, at - begin : stop - begin], input_ids[:, at + 1 : stop + 1]))
-        return torch.cat(parts, dim=1)
+                losses[:, at + 1 - first : stop + 1 - first] = self._nll(
+                    hidden[:, at - begin : stop - begin], input_ids[:, at + 1 : stop + 1]
+                )
+        return losses
 
     def _nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
         loss = F.cross_entropy(self.head(hidden).flatten(0, 1), targets.flatten(), reduction="none")

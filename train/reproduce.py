@@ -161,8 +161,8 @@ def main_results() -> Iterator[Step]:
 
 
 def steps_of_training() -> Iterator[Step]:
-    """Figure 4: perplexity and passkey at 8 L after every 500 steps of the long run."""
-    for step in range(500, 3001, 500):
+    """Figure 4: perplexity and passkey at 8 L after every 400 steps of the long run."""
+    for step in range(400, 2001, 400):
         checkpoint = E2 / f"checkpoint-{step}"
         yield measuring("ppl", f"e2-step-{step}", checkpoint, "--lengths", "4k", "--scale", "8")
         yield measuring("passkey", f"e2-step-{step}", checkpoint, "--lengths", "4k", "--scale", "8")
