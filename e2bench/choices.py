@@ -18,7 +18,7 @@ from e2bench.errors import DataError
 from e2bench.model import Model, Prompt, common_prefix
 from e2bench.processes import Processes
 from e2bench.records import RunFolder, json_object
-from e2bench.rope import RopeScaling
+from e2bench.rope import BY_LENGTH, RopeScaling
 from e2bench.runner import Item, Row, run
 from e2bench.scales import short_number
 from e2bench.tasks.short import NEW_TOKENS, Choice, Question, ShortTask, answer_of, answered
@@ -109,7 +109,8 @@ def _read(
     total = 0.0
     for at in range(0, targets.shape[1], SCORED_ROWS):
         logits = model.head(states[0, at : at + SCORED_ROWS])
-        total -= float(F.cross_entropy(logits, targets[0, at : at + SCORED_ROWS], reduction="sum"))
+        wanted = targets[0, at : at + SCORED_ROWS].to(logits.device)
+        total -= float(F.cross_entropy(logits, wanted, reduction="sum"))
     return total, hidden[:, -1:]
 
 
@@ -139,7 +140,7 @@ def measure(
 
     def rows(item: Item) -> int:
         if isinstance(item.payload[1], Question):
-            return 1 if scaling.method == "dynamic" else batch_size or model.decode_rows(item.cost + NEW_TOKENS)
+            return 1 if scaling.method in BY_LENGTH else batch_size or model.decode_rows(item.cost + NEW_TOKENS)
         return batch_size or 16
 
     run(items, answer, folder, batch_size=rows, processes=processes, title="short")

@@ -268,9 +268,12 @@ def main() -> None:
     except KeyboardInterrupt:
         code = _interrupted()
     except OSError as error:
-        if error.errno not in DISK_ERRORS:
+        if error.errno in DISK_ERRORS:
+            code = _output_lost(error)
+        elif error.filename is None:
             raise
-        code = _output_lost(error)
+        else:
+            code = _say(f"{error.filename}: {error.strerror}; check the path and its permissions", 2)
     except Exception as error:
         code = _usage_code(error)
         if code is None:

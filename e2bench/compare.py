@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from e2bench.errors import DataError
-from e2bench.records import RUN, check_folder, merged, read_json, stored_rows
+from e2bench.records import RUN, check_folder, merged, names_of, read_json, stored_rows
 from e2bench.scoring import damage, interval, mean, score_predictions
 
 LARGEST = 10
@@ -66,7 +66,7 @@ def _samples(folder: Path, experiment: str) -> Samples:
     if experiment == "longbench":
         return _longbench(folder)
     if experiment == "short":
-        return {path.stem: _short(merged(folder, path.stem)) for path in sorted(folder.glob("*.jsonl"))}
+        return {name: _short(merged(folder, name)) for name in names_of(folder)}
     return _cells(experiment, list(merged(folder, experiment).values()))
 
 

@@ -44,7 +44,13 @@ class Refused(ModelError):
 
 def api_key() -> str | None:
     """The key, from the environment alone; it is never stored, printed or logged."""
-    return next((os.environ[name] for name in KEYS if os.environ.get(name)), None)
+    name = next((name for name in KEYS if os.environ.get(name, "").strip()), None)
+    if name is None:
+        return None
+    key = os.environ[name].strip()  # a mounted secret ends in a newline
+    if not (key.isascii() and key.isprintable()):
+        raise E2BenchError(f"the key in {name} holds characters that no HTTP header can carry; set it again")
+    return key
 
 
 class Endpoint:
@@ -186,7 +192,10 @@ class Endpoint:
 
 def checked_url(url: str) -> str:
     """The address without a trailing slash. Keys and passwords have no place in it: it is written to run.json."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise E2BenchError(f"{url!r} is not an address ({error}); --model takes http(s)://HOST/v1") from None
     if not parts.hostname:
         raise E2BenchError(f"{url!r} has no host; --model takes http(s)://HOST/v1")
     if parts.username or parts.password or parts.query or parts.fragment:

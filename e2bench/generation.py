@@ -10,7 +10,7 @@ from e2bench.chat import ChatWrapper
 from e2bench.model import Generation, Prompt
 from e2bench.processes import Processes
 from e2bench.records import RunFolder
-from e2bench.rope import RopeScaling
+from e2bench.rope import BY_LENGTH, RopeScaling
 from e2bench.runner import Item, Row, run
 from e2bench.scales import PER_INPUT, ScaleRule, short_number
 from e2bench.task import Example, Task, render
@@ -93,7 +93,7 @@ def predict(
                 yield item, _line(item.payload, fitted[members[index]], generation, scaling)
 
     def rows(item: Item) -> int:
-        if settings.rule.method == "dynamic":
+        if settings.rule.method in BY_LENGTH:
             return 1
         return settings.batch_size or model.decode_rows(settings.window or item.cost)
 

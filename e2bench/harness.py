@@ -18,13 +18,12 @@ from e2bench.errors import DataError, E2BenchError
 from e2bench.kvcache import ATTENTION
 from e2bench.model import Model
 from e2bench.processes import Processes
-from e2bench.records import RunFolder, read_json, write_atomic, write_json
+from e2bench.records import LM_EVAL, RunFolder, read_json, write_atomic, write_json
 from e2bench.rope import RopeScaling
 from e2bench.runner import Item, Row, run
 from e2bench.scales import short_number
 from e2bench.tasks.short import ShortTask
 
-RESULTS = "lm-eval.json"  # what lm-eval said of each task, as it said it
 # lm-eval's task: its file below lm_eval/tasks, the split it scores (0.4.13).
 FILES = {
     "piqa": ("piqa/piqa.yaml", "validation"),
@@ -74,7 +73,7 @@ def _tasks_folder() -> Path:
 def _race_articles(rows: Path, out: Path) -> Path:
     """RACE as lm-eval reads it: one line an article, its questions as the text of a Python list."""
     articles: dict[str, list[dict[str, Any]]] = {}
-    for line in rows.read_text(encoding="utf-8").splitlines():
+    for line in rows.read_text(encoding="utf-8").split("\n"):  # splitlines would cut at what articles may hold
         if line.strip():
             row = json.loads(line)
             problem = {key: row[key] for key in ("question", "options", "answer")}
@@ -146,7 +145,7 @@ def measure(
                 )
             except AssertionError as error:  # its own checks of the input, such as a window below its 256 new tokens
                 raise E2BenchError(f"lm-eval refuses {name}: {' '.join(str(error).split())[:200]}") from None
-        _keep(folder.path / RESULTS, name, found)
+        _keep(folder.path / LM_EVAL, name, found)
         samples = {f"{name}-{sample['doc_id']}": sample for sample in found["samples"][name]}
         for item in batch:
             yield item, _line(item, samples[item.id], scaling)

@@ -88,7 +88,7 @@ def load_weights(spec: ModelSpec) -> tuple[Any, Any, str]:
             f"{spec.path}: some weights are still quantised after loading; give a float or GGUF checkpoint"
         )
     if spec.device_map is None:
-        hf = hf.to(torch.device(device))
+        hf = _guarded(spec, lambda: hf.to(torch.device(device)), f"copy on {device}")
     return hf, _tokenizer(spec, source, adapter), spec.attention
 
 
@@ -164,7 +164,8 @@ def _device(name: str) -> str:
             raise E2BenchError("--device cuda was asked for, but torch sees no GPU; use --device cpu")
         return name
     if torch.cuda.is_available():
-        return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
+        local = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0
+        return f"cuda:{int(local) % torch.cuda.device_count()}"
     return "cpu"
 
 

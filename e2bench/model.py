@@ -22,7 +22,7 @@ from e2bench.errors import E2BenchError, ModelError
 from e2bench.kvcache import ATTENTION, KVCache, ragged
 from e2bench.loading import ModelSpec, load_weights
 from e2bench.records import read_json
-from e2bench.rope import RopeScaling, RopeSwitch, checkpoint_scaling, native_window, text_config
+from e2bench.rope import BY_LENGTH, RopeScaling, RopeSwitch, checkpoint_scaling, native_window, text_config
 
 CHUNK_TOKENS = 4096  # of a prefill; bounds activations, not results
 SCORED_ROWS = 512  # logits rows held at once: 512 × 50k × 4 bytes = 100 MB
@@ -135,9 +135,13 @@ class Model:
         logits = 2 * min(chunk, SCORED_ROWS) * self.vocab_size * 4
         return rows * tokens * self.kv_bytes_per_token + chunk * self.activation_bytes_per_token + logits
 
+    def free_bytes(self) -> int:
+        """Memory still free on the devices that the weights lie on, together."""
+        return sum(free_bytes(device) for device in {p.device for p in self.hf.parameters()})
+
     def decode_rows(self, tokens: int) -> int:
         """How many sequences of `tokens` to decode together: what fits in a third of the free memory, at most 64."""
-        fit = free_bytes(self.device) // 3 // max(1, tokens * self.kv_bytes_per_token)
+        fit = self.free_bytes() // 3 // max(1, tokens * self.kv_bytes_per_token)
         most = CPU_DECODE_ROWS if self.device.type == "cpu" else 64
         return int(max(1, min(most, fit))) if self.grouped else 1
 
@@ -300,8 +304,9 @@ class Model:
         return losses
 
     def _nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        loss = F.cross_entropy(self.head(hidden).flatten(0, 1), targets.flatten(), reduction="none")
-        return loss.view(targets.shape)
+        logits = self.head(hidden).flatten(0, 1)  # on the last GPU, where layers are spread over several
+        loss = F.cross_entropy(logits, targets.flatten().to(logits.device), reduction="none")
+        return loss.view(targets.shape).to(targets.device)
 
     # generation
 
@@ -315,8 +320,8 @@ class Model:
         or stop token (not before `min_new_tokens`), or once it is `settled`. The tokens are those of transformers'
         greedy `generate` one prompt at a time, up to ties in rounding.
         """
-        if scaling is not None and scaling.method == "dynamic" and len(prompts) > 1:
-            raise ValueError("dynamic NTK depends on each input's length: one prompt a batch")
+        if scaling is not None and scaling.method in BY_LENGTH and len(prompts) > 1:
+            raise ValueError(f"{scaling.method} depends on each input's length: one prompt a batch")
         longest = max(len(p.ids) + p.max_new_tokens for p in prompts)
         with self.scaled(scaling, longest):
             if self.grouped:
@@ -460,19 +465,27 @@ def free_bytes(device: torch.device) -> int:
     if meminfo.exists():
         lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
         available = int(lines["MemAvailable"].split()[0]) * 1024
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.exists() and limit.read_text().strip().isdigit():
-        available = min(available, int(limit.read_text()) - int(used.read_text()))
-    return available
+    return min(available, cgroup_free(Path("/sys/fs/cgroup")))
+
+
+def cgroup_free(folder: Path) -> int:
+    """Bytes below a cgroup's limit, file cache counted as free since the kernel gives it up; 2**63 without a limit."""
+    try:
+        limit = int((folder / "memory.max").read_text())
+        used = int((folder / "memory.current").read_text())
+        counts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):  # no cgroup, or "max"
+        return 1 << 63
+    return limit - used + int(counts.get("inactive_file", 0))
 
 
 def require_memory(model: Model, tokens: int, rows: int = 1) -> None:
     """Raise E2BenchError, saying how much is needed, when `rows` inputs of `tokens` cannot fit."""
     needed = model.needed_bytes(tokens, rows)
-    free = free_bytes(model.device) if needed else 0
+    free = model.free_bytes() if needed else 0
     if needed > free:
         raise E2BenchError(
             f"{tokens:,} tokens need about {needed / 2**30:.1f} GiB beside the weights (key-value cache "
             f"{rows * tokens * model.kv_bytes_per_token / 2**30:.1f} GiB), {free / 2**30:.1f} GiB are free; "
-            "use shorter lengths, a smaller --batch-size or --dtype bfloat16"
+            "use shorter lengths, --batch-size 1 or --dtype bfloat16"
         )

@@ -27,7 +27,7 @@ from e2bench.errors import E2BenchError, RunFailed
 from e2bench.model import CHUNK_TOKENS, Model
 from e2bench.processes import Processes
 from e2bench.records import RunFolder, row_id
-from e2bench.rope import RopeScaling
+from e2bench.rope import BY_LENGTH, RopeScaling
 from e2bench.runner import Item, Row, run
 from e2bench.scales import short_length, short_number
 
@@ -162,7 +162,7 @@ def _key(cell: Cell) -> dict[str, object]:
 
 
 def _item(cell: Cell, protocol: Protocol) -> Item:
-    alone = cell.window if cell.scaling.method == "dynamic" else None
+    alone = cell.window if cell.scaling.method in BY_LENGTH else None
     return Item("ppl", row_id(_key(cell)), cell.cost, (cell.document, cell.scaling, alone), cell)
 
 

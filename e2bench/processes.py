@@ -44,7 +44,7 @@ class Processes:
     def from_environment(cls) -> Processes:
         """Join the others if a launcher started several; raises E2BenchError when they cannot be reached.
 
-        The same object however often it is asked for: what was counted in the store goes on counting.
+        The same object however often it is asked for: names of rounds and barriers go on being numbered.
         """
         global _joined
         rank, world = _launched()
@@ -60,6 +60,10 @@ class Processes:
         if self.store is None:
             raise ValueError("a single process has nothing to claim")
         return self._ask(lambda: int(self.store.add(f"claim/{round_name}", 1)) - 1)
+
+    def round(self, title: str) -> str:
+        """A name for the coming round of claims: a second run with the same title starts at 0 again."""
+        return self._key(f"round/{title}")
 
     def share(self, name: str, make: Callable[[], str]) -> str:
         """What `make` gives on rank 0, on every rank."""

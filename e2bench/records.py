@@ -20,6 +20,8 @@ import e2bench
 from e2bench.errors import DataError, RunFailed, RunFolderError
 
 RUN, SCORES, LOCK = "run.json", "scores.json", ".lock"
+_held: set[Path] = set()  # the locks of this process
+LM_EVAL = "lm-eval.json"  # what lm-eval said of each task, as it said it
 SHOWN_S = 90  # NFS keeps a folder's listing for up to 60 s
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "peft", "lm-eval", "jieba", "numpy")
 
@@ -177,7 +179,7 @@ class RunFolder:
 
     def _clear(self) -> None:
         with disk_errors(self.path):
-            for pattern in ("*.jsonl", "*.npz", RUN, SCORES):
+            for pattern in ("*.jsonl", "*.npz", RUN, SCORES, LM_EVAL):
                 for file in self.path.glob(pattern):
                     file.unlink()
 
@@ -199,6 +201,7 @@ class RunFolder:
             except BaseException:
                 lock.unlink(missing_ok=True)
                 raise
+            _held.add(lock.resolve())
             return
         raise RunFolderError(f"{self.path} is being used by another run; choose another --out")
 
@@ -212,14 +215,17 @@ class RunFolder:
             raise RunFolderError(
                 f"{self.path} is in use by process {pid} on {host}; wait for it, or delete {lock} if that run is dead"
             )
-        if pid > 0 and _alive(pid):
+        ours = pid == os.getpid() and lock.resolve() not in _held  # a container that was restarted counts from 1 again
+        if pid > 0 and not ours and _alive(pid):
             raise RunFolderError(
                 f"{self.path} is in use by process {pid} on this machine; wait for it, or choose another --out"
             )
         lock.unlink(missing_ok=True)
 
     def _unlock(self) -> None:
-        (self.path / LOCK).unlink(missing_ok=True)
+        lock = self.path / LOCK
+        _held.discard(lock.resolve())
+        lock.unlink(missing_ok=True)
 
     # lines
 
@@ -285,6 +291,11 @@ class RunFolder:
                     f"{self.path} lacks {len(missing)} of {len(ids)} lines of {name}; give the same command again"
                 )
             time.sleep(1)
+
+
+def names_of(folder: Path) -> list[str]:
+    """What a run's folder holds lines of; NAME.rankN.jsonl of a single process belongs to NAME."""
+    return sorted({path.name.split(".")[0] for path in folder.glob("*.jsonl")})
 
 
 def merged(folder: Path, name: str) -> dict[str, dict[str, Any]]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 METHODS = ("none", "linear", "ntk", "dynamic", "yarn")
 OWN_METHODS = ("yarn", "llama3", "longrope")  # scalings inside a checkpoint that a plain factor cannot replace
+BY_LENGTH = ("dynamic", "longrope")  # frequencies that follow the length of each input
 SCALED_LAYERS = "full_attention"  # of models with one RoPE per layer type, sliding layers never see far positions
 
 
@@ -31,7 +32,8 @@ class RopeScaling:
     """A scaling method and its factor g.
 
     method: `none` (as pretrained), `linear` (PI and E²), `ntk` (NTK-aware base, fixed), `dynamic` (NTK base from the
-        length of each input), `yarn` (arXiv 2309.00071), or `checkpoint` (what the checkpoint's config says).
+        length of each input), `yarn` (arXiv 2309.00071); or what a checkpoint's config says: `longrope` (arXiv
+        2402.13753, short or long factors by the length of each input), else `checkpoint`.
     factor: g >= 1.
     """
 
@@ -39,7 +41,7 @@ class RopeScaling:
     factor: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.method not in (*METHODS, "checkpoint"):
+        if self.method not in (*METHODS, "longrope", "checkpoint"):
             raise UnknownName("RoPE method", self.method, list(METHODS))
         if not (math.isfinite(self.factor) and self.factor >= 1):
             raise E2BenchError(f"scale {self.factor:g} is not possible: it must be a finite number of at least 1")
@@ -67,9 +69,7 @@ def native_window(config: PretrainedConfig) -> int:
     text = text_config(config)
     original = None
     if checkpoint_scaling(config):  # without one the field is a class's default (Phi-3's 4,096), whatever L is
-        original = rope_config(config).get("original_max_position_embeddings") or getattr(
-            text, "original_max_position_embeddings", None
-        )
+        original = _original_window(config)
     window = original or getattr(text, "max_position_embeddings", None)
     if not window:
         raise ModelError(
@@ -79,13 +79,24 @@ def native_window(config: PretrainedConfig) -> int:
 
 
 def checkpoint_scaling(config: PretrainedConfig) -> RopeScaling | None:
-    """The scaling that a checkpoint's config carries, or None. Its method is `linear` or `checkpoint`."""
+    """The scaling that a checkpoint's config carries, or None; its factor is window / L.
+
+    llama3's and longrope's own `factor` is not that ratio: Llama-3.2's 32 goes with 131,072 = 16 · 8,192.
+    """
     parameters = rope_config(config)
     rope_type = parameters.get("rope_type", "default")
     factor = float(parameters.get("factor") or 1.0)
     if rope_type in ("default", "proportional") or (rope_type == "linear" and factor == 1):
         return None
-    return RopeScaling("linear" if rope_type == "linear" else "checkpoint", max(factor, 1.0))
+    if rope_type in ("llama3", "longrope") and (original := _original_window(config)):
+        factor = float(getattr(text_config(config), "max_position_embeddings", None) or original) / original
+    method = rope_type if rope_type in ("linear", *BY_LENGTH) else "checkpoint"
+    return RopeScaling(method, max(factor, 1.0))
+
+
+def _original_window(config: PretrainedConfig) -> int | None:
+    name = "original_max_position_embeddings"
+    return rope_config(config).get(name) or getattr(text_config(config), name, None)
 
 
 def scale_for_window(window: int, native: int) -> int:
@@ -98,7 +109,7 @@ def inverse_frequencies(
 ) -> tuple[torch.Tensor, float]:
     """Inverse frequencies (d/2,) float32 and the factor on cos and sin, from transformers' own RoPE code.
 
-    native: L in tokens.    length: tokens of the input, needed by `dynamic` alone.
+    native: L in tokens.    length: tokens of the input, needed by `dynamic` and `longrope`.
     `ntk` is transformers' dynamic NTK frozen at g·L with factor 1, so base' = base · g^(d/(d-2)).
     layer_type: of models with one RoPE per layer type, else None. The module's config is left as it was.
     Raises ValueError for the method `checkpoint`, whose frequencies are restored, not computed.
@@ -109,6 +120,8 @@ def inverse_frequencies(
     parameters = config.rope_parameters[layer_type] if layer_type else config.rope_parameters
     kept = {k: v for k, v in parameters.items() if k in ("rope_theta", "partial_rotary_factor")}
     method, factor = scaling.method, float(scaling.factor)
+    if method == "longrope":
+        return _float32(ROPE_INIT_FUNCTIONS[method](config, None, seq_len=length or native, layer_type=layer_type))
     if method == "checkpoint":
         raise ValueError("the checkpoint's own frequencies are not computed but restored")
     plain = method == "none" or (factor == 1 and method in ("linear", "ntk", "yarn"))
@@ -192,10 +205,10 @@ class RopeSwitch:
         return _float32(compute(module.config, device=None, layer_type=slot.layer_type))[0]
 
     def set(self, scaling: RopeScaling, length: int | None = None) -> None:
-        """Put `scaling` in force. length: tokens of the coming input (`dynamic` only)."""
+        """Put `scaling` in force. length: tokens of the coming input (for BY_LENGTH)."""
         if scaling.method == "checkpoint":
             return self.restore()
-        if scaling == self.scaling and scaling.method != "dynamic":
+        if scaling == self.scaling and scaling.method not in BY_LENGTH:
             return None
         for slot in self._slots:
             inv_freq, attention_scaling = inverse_frequencies(

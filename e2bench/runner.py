@@ -113,7 +113,8 @@ def _claimed(batches: list[list[Item]], processes: Processes, title: str) -> Ite
     if processes.world == 1:
         yield from batches
         return
-    while (index := processes.claim(title)) < len(batches):
+    work = processes.round(title)
+    while (index := processes.claim(work)) < len(batches):
         yield batches[index]
 
 

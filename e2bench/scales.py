@@ -56,7 +56,7 @@ def scale_rule(scale: str | None, method: str | None, native: int, own: RopeScal
         raise E2BenchError(f"method {method!r} is not known; choose one of {', '.join(METHODS)}")
     if scale is None and method is None and own is not None:
         return ScaleRule("own", (own.factor,), own.method, native, own)
-    if method is None and own is not None and own.method == "checkpoint":
+    if method is None and own is not None and own.method not in METHODS:
         raise E2BenchError(
             f"the checkpoint has its own RoPE scaling (one of {', '.join(OWN_METHODS)}), which --scale would replace; "
             "say what is meant with --method, or leave --scale out to keep it"

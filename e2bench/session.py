@@ -163,8 +163,12 @@ def given(common: Common, **own: Any) -> dict[str, Any]:
 
 
 def shareable(value: Path | str) -> str:
-    """A path as others may read it: below the current folder relative, the user's home as `~`."""
-    return str(value).replace(f"{Path.cwd()}/", "").replace(str(Path.home()), "~")
+    """A path as others may read it: below the current folder relative, the user's home as `~`; other text as it is."""
+    path = Path(value)
+    for folder, shown in ((Path.cwd(), Path()), (Path.home(), Path("~"))):
+        if path.is_absolute() and path != folder and path.is_relative_to(folder) and folder != Path("/"):
+            return str(shown / path.relative_to(folder))
+    return str(value)
 
 
 def open_run(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from e2bench.errors import DataError
-from e2bench.records import RUN, merged, read_json
+from e2bench.records import LM_EVAL, RUN, merged, names_of, read_json
 from e2bench.scoring import RESAMPLES, interval, mean
 
 Rows = list[dict[str, Any]]
@@ -99,32 +99,32 @@ def attention(folder: Path) -> dict[str, Any]:
 def short(folder: Path) -> dict[str, Any]:
     """Accuracy of each task with its standard error, and the plain mean over tasks."""
     tasks, details, suite = {}, {}, ""
-    results = folder / "lm-eval.json"  # beside our lines, what lm-eval itself said (`--suite lm-eval`)
+    results = folder / LM_EVAL  # beside our lines (`--suite lm-eval`)
     harness = read_json(results) if results.exists() else {}
-    for path in sorted(folder.glob("*.jsonl")):
-        rows = list(merged(folder, path.stem).values())
+    for name in names_of(folder):
+        rows = list(merged(folder, name).values())
         correct = [float(row["correct"]) for row in rows]
         share = mean(correct)
         if share is None:
             continue
         suite = rows[0]["suite"]
-        tasks[path.stem] = 100 * share
+        tasks[name] = 100 * share
         stderr = 100 * math.sqrt(share * (1 - share) / (len(rows) - 1)) if len(rows) > 1 else None
         bounds = interval(correct)
-        details[path.stem] = {
+        details[name] = {
             "stderr": stderr,
             "interval": bounds and [100 * b for b in bounds],
             "scored": len(rows),
             "scoring": rows[0].get("scoring", ""),
-            **({"lm_eval": harness[path.stem]} if path.stem in harness else {}),
+            **({"lm_eval": harness[name]} if name in harness else {}),
         }
     expected = (read_json(folder / RUN).get("resolved") or {}).get("all_tasks") or list(tasks)
-    complete = all(name in tasks for name in expected)
+    complete = all(task in tasks for task in expected)
     return {
         "suite": suite,
         "tasks": tasks,
         "details": details,
-        "averages": {"Avg.": mean(list(tasks.values())) if complete else None},
+        "averages": {"Avg.": mean([tasks[task] for task in expected]) if complete else None},
     }
 
 

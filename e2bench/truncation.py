@@ -49,12 +49,12 @@ class Fitted:
 def input_limit(window: int, max_new_tokens: int) -> int:
     """Official limit M for a window: 1000 a 1,024 tokens, less 500; below 1,024 the window less the task's budget.
 
-    Raises E2BenchError when the window cannot hold the budget and one token of input.
+    Raises E2BenchError when the window cannot hold the budget and two tokens of input, the first and the last.
     """
-    if window <= max_new_tokens:
+    if window < max_new_tokens + 2:
         raise E2BenchError(
             f"window {window} is too small: the task generates up to {max_new_tokens} tokens; "
-            f"give a --window above {max_new_tokens}"
+            f"give a --window of at least {max_new_tokens + 2}"
         )
     return 1000 * (window // 1024) - 500 if window >= 1024 else window - max_new_tokens
 

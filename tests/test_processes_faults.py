@@ -123,6 +123,14 @@ def test_numbers_are_claimed_once_each_whoever_asks():
     assert sorted(got) == list(range(60))
 
 
+def test_a_second_run_with_the_same_title_claims_from_the_beginning():
+    first, second = joined(2)
+    for _ in range(2):
+        names = {rank.round("ppl") for rank in (first, second)}
+        assert len(names) == 1
+        assert [first.claim(*names), second.claim(*names)] == [0, 1]
+
+
 def test_what_rank_0_shares_reaches_all_and_names_may_come_again():
     first, second = joined(2)
     for value in ("[[0, 1]]", "[[2]]"):

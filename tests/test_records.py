@@ -250,6 +250,13 @@ def test_our_own_second_run_on_the_folder_is_refused(tmp_path: Path) -> None:
         pass
 
 
+def test_a_lock_with_our_own_number_from_a_life_before_is_taken_over(tmp_path: Path) -> None:
+    holder = {"host": socket.gethostname(), "pid": os.getpid(), "started": "before the container was restarted"}
+    (tmp_path / LOCK).write_text(json.dumps(holder), encoding="utf-8")
+    write(tmp_path, [1])
+    assert set(merged(tmp_path, "trec")) == {"1"}
+
+
 @pytest.mark.parametrize("torn", ["", '{"host"', "[]", '{"host": "h", "pid": "x"}', '{"pid": 0, "host": ""}'])
 def test_a_torn_lock_is_taken_over(tmp_path: Path, torn: str) -> None:
     (tmp_path / LOCK).write_text(torn, encoding="utf-8")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import VOCAB, byte_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import (
@@ -28,6 +29,7 @@ from transformers import (
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from e2bench.errors import E2BenchError, ModelError, UnknownName
+from e2bench.model import Model
 from e2bench.rope import (
     RopeScaling,
     RopeSwitch,
@@ -38,6 +40,7 @@ from e2bench.rope import (
     rotary_modules,
     scale_for_window,
 )
+from e2bench.scales import scale_rule
 
 L = 64
 SIZES: dict[str, Any] = {
@@ -225,6 +228,41 @@ def test_a_cast_model_keeps_its_kind_of_rope(family: str) -> None:
     )
 
 
+@pytest.mark.parametrize("rope_type", ["dynamic", "longrope"])
+def test_a_checkpoints_own_scaling_by_length_scores_as_transformers_does_in_one_pass(
+    rope_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("e2bench.model.CHUNK_TOKENS", 16)
+    new: dict[str, Any] = {"rope_type": rope_type, "factor": 4.0}
+    config = LlamaConfig(**{**GROUPED, "vocab_size": VOCAB})
+    if rope_type == "longrope":
+        lists = {"short_factor": [1.0] * 4, "long_factor": [1.0, 2.0, 3.0, 4.0]}
+        new |= {**lists, "original_max_position_embeddings": L // 2}
+    config = with_rope(config, **new)
+    ours = Model(build(config), byte_tokenizer(), name="own")
+    assert ours.own_scaling is not None and ours.own_scaling.method == rope_type
+    for tokens in (3 * L, L // 2, 2 * L):  # longer ones before must leave nothing behind
+        ids = torch.arange(tokens)[None] * 7 % 64
+        with torch.inference_mode():
+            expected = build(config)(input_ids=ids, labels=ids).loss
+        with ours.scaled(ours.own_scaling, tokens):
+            assert ours.token_nll(ids).mean().item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("new", "window"),
+    [
+        ({"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}, 131072),
+        ({"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}, 131072),
+    ],
+)
+def test_a_checkpoints_default_window_is_the_one_its_config_names(new: dict[str, Any], window: int) -> None:
+    config = LlamaConfig(**{**GROUPED, "max_position_embeddings": window})
+    config.rope_parameters = {"rope_theta": 5e5, **new, "original_max_position_embeddings": 8192}
+    own = checkpoint_scaling(config)
+    assert scale_rule(None, None, native_window(config), own).window(None) == window
+
+
 def test_a_model_without_a_config_is_named_by_its_class() -> None:
     with pytest.raises(ModelError, match=r"^'Linear' has no rotary positions"):
         RopeSwitch(torch.nn.Linear(1, 1), L)
@@ -244,7 +282,7 @@ def test_a_scaling_that_does_not_say_everything_is_read_as_far_as_it_goes() -> N
     config.rope_parameters = {"rope_theta": 1e4}
     assert checkpoint_scaling(config) is None
     config.rope_parameters = {"rope_theta": 1e4, "rope_type": "longrope"}  # its factor is the ratio of two windows
-    assert checkpoint_scaling(config) == RopeScaling("checkpoint", 1)
+    assert checkpoint_scaling(config) == RopeScaling("longrope", 1)
     config.max_position_embeddings, config.original_max_position_embeddings = 8 * L, L  # where Phi-3 says L
     assert native_window(config) == L
     config.rope_parameters = {"rope_theta": 1e4, "rope_type": "linear", "factor": 0.5}
@@ -367,7 +405,7 @@ def test_a_model_without_rotary_positions_is_refused_by_name() -> None:
                 },
             },
             8192,
-            RopeScaling("checkpoint", 8),
+            RopeScaling("checkpoint", 16),
         ),
         (
             {

@@ -311,6 +311,24 @@ def test_the_key_comes_from_the_environment_and_is_shown_nowhere(server, tokeniz
         assert "secret" not in str(info.value)
 
 
+def test_a_key_as_it_is_mounted_loses_its_newline_and_one_that_no_header_carries_is_refused(
+    server, tokenizer, monkeypatch
+):
+    monkeypatch.setenv("E2BENCH_API_KEY", "sk-secret-1\n")
+    model = connect(server, tokenizer, text_of(" one"))
+    ask(model)
+    assert server.headers[-1]["Authorization"] == "Bearer sk-secret-1"
+    monkeypatch.setenv("E2BENCH_API_KEY", "sk-sécret-1")
+    with pytest.raises(E2BenchError, match="E2BENCH_API_KEY holds characters") as info:
+        Endpoint(server.url)
+    assert "cret" not in str(info.value)
+
+
+def test_an_address_that_is_none_is_one_line():
+    with pytest.raises(E2BenchError, match="is not an address"):
+        Endpoint("http://[::1/v1")
+
+
 def test_a_served_model_is_refused_where_losses_are_needed(server, tiny_folder):
     with pytest.raises(E2BenchError, match="served models are for longbench and passkey"):
         load_model(Common(model=server.url, tokenizer=str(tiny_folder)))

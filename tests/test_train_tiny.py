@@ -146,7 +146,13 @@ def test_every_step_of_the_miniature_is_named_once_and_its_recipes_exist():
         recipe = load_recipe("tiny-ablation", list(variant.overrides))
         assert recipe.batch_size * recipe.train_window == 4096, "every variant trains on the same number of tokens"
     with pytest.raises(UnknownName, match="did you mean 'train-base'"):
+        reproduce.run_steps(["train-bass"])
+
+
+def test_a_step_that_does_not_exist_is_one_line(capsys):
+    with pytest.raises(SystemExit) as ended:
         reproduce.main(["train-bass"])
+    assert ended.value.code == 2 and capsys.readouterr().err.startswith("reproduce: ")
 
 
 def test_steps_that_are_done_are_not_run_again(monkeypatch, tmp_path, capsys):

@@ -46,6 +46,8 @@ class Source:
     template: str = "vicuna"
 
     def __post_init__(self) -> None:
+        if isinstance(self.files, str):
+            raise E2BenchError(f"files is the text {self.files!r} in the recipe: it must be a list, [{self.files}]")
         if self.layout not in LAYOUTS:
             raise UnknownName("data layout", self.layout, list(LAYOUTS))
         if self.loss not in ("all", "answers"):
@@ -185,10 +187,11 @@ def encode(segments: list[Segment], tokenizer: PreTrainedTokenizerBase, *, answe
 
 
 def cut(document: Piece, train_window: int) -> Iterator[Piece]:
-    """The document in pieces of R tokens, the last one shorter."""
+    """The document in pieces of R tokens, the last one shorter; those without a token to train on are left out."""
     for start in range(0, len(document.input_ids), train_window):
-        stop = start + train_window
-        yield Piece(document.input_ids[start:stop], document.labels[start:stop])
+        piece = Piece(document.input_ids[start : start + train_window], document.labels[start : start + train_window])
+        if any(label != IGNORED for label in piece.labels):
+            yield piece
 
 
 def _shuffled(pieces: Iterable[Piece], size: int, rng: random.Random) -> Iterator[Piece]:

@@ -26,7 +26,7 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, Trai
 
 from e2bench.errors import E2BenchError, RunFailed, RunFolderError, one_line
 from e2bench.records import disk_errors
-from e2bench.rope import native_window
+from e2bench.rope import checkpoint_scaling, native_window
 from e2bench.train.callbacks import (
     CONFIG_NAME,
     CheckpointConfig,
@@ -89,7 +89,7 @@ def training_arguments(recipe: Recipe, out: Path) -> TrainingArguments:
         optional["deepspeed"] = str(RECIPES / "zero2.json")
     elif recipe.sharding == "fsdp":
         optional |= {"fsdp": True, "fsdp_config": str(RECIPES / "fsdp.json")}
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(out),
         max_steps=recipe.steps,
         per_device_train_batch_size=recipe.micro_batch,
@@ -116,6 +116,12 @@ def training_arguments(recipe: Recipe, out: Path) -> TrainingArguments:
         ignore_data_skip=True,  # PackedRows starts at the right row itself
         **optional,
     )
+    if arguments.n_gpu > 1:  # Trainer would put rows of its own on each, beside the recipe's batch
+        raise E2BenchError(
+            f"one process sees {arguments.n_gpu} GPUs; start with torchrun --nproc-per-node {arguments.n_gpu} "
+            "-m e2bench train …, or set CUDA_VISIBLE_DEVICES to one of them"
+        )
+    return arguments
 
 
 def processes_started() -> int:
@@ -219,6 +225,11 @@ def make_trainer(
     """A trainer for the recipe's model on these rows; `kwargs` go to Trainer."""
     model = load_model(recipe)
     settings = recipe.e2_settings(recipe.native_window or native_window(model.config))
+    if settings.method != "none" and (own := checkpoint_scaling(model.config)):
+        raise E2BenchError(
+            f"{recipe.base} has a RoPE scaling of its own ({own.method}): angles divided by g then are not those that "
+            "--scale g evaluates with: start from a base without one, or take it out of the base's config.json"
+        )
     model = add_lora(model, recipe)
     if recipe.compile:
         if not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):

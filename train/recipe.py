@@ -103,6 +103,10 @@ class Recipe:
         for key in ("steps", "train_window", "batch_size", "micro_batch", "save_every", "log_every", "shuffle_buffer"):
             if getattr(self, key) < 1:
                 raise E2BenchError(f"{key} is {getattr(self, key)} in the recipe: it must be at least 1")
+        if self.keep is not None and self.keep < 1:
+            raise E2BenchError(f"keep is {self.keep} in the recipe: it must be at least 1, or null to keep all")
+        if self.seed < 0:
+            raise E2BenchError(f"seed is {self.seed} in the recipe: it must be at least 0")
         if bool(self.base) == bool(self.model):
             raise E2BenchError(
                 "a recipe starts from `base` (a checkpoint) or from `model` (a new config): give one of them"

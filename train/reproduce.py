@@ -18,7 +18,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from e2bench.errors import RunFailed, UnknownName
+from e2bench.errors import E2BenchError, RunFailed, UnknownName
 
 WEIGHTS, RESULTS = Path("results/train"), Path("results/tiny")
 DATA = WEIGHTS / "tiny-data"
@@ -54,10 +54,6 @@ class Variant:
 
     name: str
     overrides: tuple[str, ...] = ()
-
-    @property
-    def folder(self) -> Path:
-        return WEIGHTS / f"tiny-{self.name}"
 
 
 def answers(longest: int) -> Path:
@@ -204,15 +200,24 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("steps", nargs="*", help="names of steps; default: all")
     parser.add_argument("--list", action="store_true", help="print the steps and whether they are done")
     options = parser.parse_args(arguments)
+    try:
+        run_steps(options.steps, only_list=options.list)
+    except E2BenchError as error:
+        print(f"reproduce: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def run_steps(names: list[str], *, only_list: bool = False) -> None:
+    """Run the steps of these names, or all, that are not done; or print them with their state."""
     steps = {step.name: step for step in all_steps()}
-    for name in options.steps:
+    for name in names:
         if name not in steps:
             raise UnknownName("step", name, list(steps))
     console = Console()
     for step in steps.values():
-        if options.list:
+        if only_list:
             console.print(f"{'done' if step.done.exists() else '    '}  {step.name}")
-        elif (not options.steps or step.name in options.steps) and not step.done.exists():
+        elif (not names or step.name in names) and not step.done.exists():
             console.rule(step.name)
             step.run()
 

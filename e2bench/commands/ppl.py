@@ -7,7 +7,7 @@ from e2bench.corpus import choose_documents, open_corpus
 from e2bench.errors import E2BenchError, UnknownName
 from e2bench.options import Common
 from e2bench.rope import RopeScaling
-from e2bench.scales import ScaleRule, parse_length, parse_lengths, short_length
+from e2bench.scales import ScaleRule, parse_length, parse_lengths, scale_rule, short_length
 from e2bench.session import (
     batch_size,
     check_scale,
@@ -51,7 +51,7 @@ def run(
 
     corpus = open_corpus(data) if data else open_corpus(default_corpus())
     model = load_model(common)
-    rule = _extrapolation(common, model.native_window) if extrapolate else rule_for(common, model)
+    rule = _extrapolation(common, model.native_window, model.own_scaling) if extrapolate else rule_for(common, model)
     grid = grid_of(windows, rule)
     bos = model.tokenizer.bos_token_id if protocol == "yarn" else None
     rules = Protocol(protocol, stride, bos, max_windows)
@@ -97,11 +97,11 @@ def run(
     )
 
 
-def _extrapolation(common: Common, native: int) -> ScaleRule:
+def _extrapolation(common: Common, native: int, own: RopeScaling | None) -> ScaleRule:
     """Scale 1 at every length: does the window grow by itself?"""
     if common.scale not in (None, "1"):
         raise E2BenchError(f"--extrapolate reads every length at scale 1; leave --scale {common.scale} out")
-    return ScaleRule("fixed", (1.0,), "linear", native)
+    return scale_rule("1", common.method, native, own)
 
 
 def _print_plan(grid: list[tuple[int, RopeScaling]], cells: list) -> None:  # type: ignore[type-arg]

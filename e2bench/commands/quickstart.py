@@ -9,6 +9,7 @@ from pathlib import Path
 from e2bench.commands import attention, longbench, passkey, ppl
 from e2bench.data import cache_folder
 from e2bench.options import Common
+from e2bench.processes import Processes
 from e2bench.report import write_report
 from e2bench.session import say
 from e2bench.tasks.demo import corpus_file, write_longbench
@@ -54,6 +55,8 @@ def run(common: Common) -> None:
         reduction="max",
         keep_heads=False,
     )
+    if Processes.from_environment().rank:
+        return
     _say(5, "the report")
     paths = write_report(out, out / "report")
     say(f"done in {time.monotonic() - began:.0f} s; open {out / 'report' / 'index.html'}, or look at:")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from e2bench.errors import E2BenchError
+from e2bench.records import names_of
 from e2bench.report import labels
 from e2bench.report.runs import Results, Run, number, reason
 from e2bench.report.tables import longbench_rows
@@ -50,9 +51,8 @@ def collect(found: Results, page_chars: int = PAGE_CHARS) -> Examples:
 
 def _lines(run: Run, found: Results) -> list[tuple[str, list[list[Any]]]]:
     """(task, its examples) of a run; a file that cannot be read is named and left out."""
-    names = sorted({path.name.split(".")[0] for path in run.folder.glob("*.jsonl")})
     drawn = []
-    for name in names:
+    for name in names_of(run.folder):
         try:
             examples = _READERS[run.experiment](run, name)
         except (E2BenchError, KeyError, TypeError, ValueError, OSError) as error:
