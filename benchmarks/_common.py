@@ -21,10 +21,9 @@ def machine() -> dict[str, Any]:
     """Processor, GPU, threads, versions, and how busy the machine was when this was asked."""
     import torch
 
-    names = [line for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     memory = next((int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), 0)
     return {
-        "processor": names[0].split(":", 1)[1].strip() if names else platform.machine(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "memory_gib": round(memory / 2**20, 1),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -33,6 +32,12 @@ def machine() -> dict[str, Any]:
         "versions": {name: version(name) for name in ("e2bench", "torch", "transformers")},
         "python": platform.python_version(),
     }
+
+
+def processor() -> str:
+    """The processor's name, where Linux tells it; else its architecture."""
+    names = (line for line in _lines("/proc/cpuinfo") if line.startswith("model name"))
+    return next(names, f":{platform.machine()}").split(":", 1)[1].strip()
 
 
 def _lines(path: str) -> list[str]:

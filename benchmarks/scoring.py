@@ -24,6 +24,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from _common import processor
+
 from e2bench import metrics
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "predictions" / "minilongbench"
@@ -124,14 +126,6 @@ def cpu_seconds(function: Callable[..., T], *arguments: Any) -> tuple[float, T]:
     start = time.process_time()
     result = function(*arguments)
     return time.process_time() - start, result
-
-
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def main() -> int:

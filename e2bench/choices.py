@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from e2bench.errors import DataError
 from e2bench.model import Model, Prompt, common_prefix
@@ -23,7 +22,6 @@ from e2bench.runner import Item, Row, run
 from e2bench.scales import short_number
 from e2bench.tasks.short import NEW_TOKENS, Choice, Question, ShortTask, answer_of, answered
 
-SCORED_ROWS = 512
 SHOWN_CHARS = 300
 
 
@@ -106,12 +104,7 @@ def _read(
     hidden = model.hidden(tensor, cache, start)
     states = hidden[:, :-1] if last is None else torch.cat([last, hidden[:, :-1]], dim=1)
     targets = tensor[:, 1:] if last is None else tensor
-    total = 0.0
-    for at in range(0, targets.shape[1], SCORED_ROWS):
-        logits = model.head(states[0, at : at + SCORED_ROWS])
-        wanted = targets[0, at : at + SCORED_ROWS].to(logits.device)
-        total -= float(F.cross_entropy(logits, wanted, reduction="sum"))
-    return total, hidden[:, -1:]
+    return -float(model.nll(states, targets).sum(dtype=torch.float64)), hidden[:, -1:]
 
 
 def measure(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from e2bench.errors import E2BenchError, ModelError
+from e2bench.records import read_json
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")
@@ -102,7 +102,7 @@ def _source(spec: ModelSpec) -> tuple[dict[str, Any], Path | None]:
         return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}, None
     if path.is_dir():
         if (path / "adapter_config.json").exists():
-            base = _read_json(path / "adapter_config.json").get("base_model_name_or_path")
+            base = read_json(path / "adapter_config.json").get("base_model_name_or_path")
             if not base or not isinstance(base, str):
                 raise ModelError(f"{path / 'adapter_config.json'} names no base_model_name_or_path")
             if (Path(base) / "adapter_config.json").exists():
@@ -119,7 +119,7 @@ def _source(spec: ModelSpec) -> tuple[dict[str, Any], Path | None]:
 def _check_folder(path: Path, spec: ModelSpec) -> None:
     if not (path / "config.json").exists():
         raise ModelError(f"{path} is no model folder: it has no config.json")
-    config = _read_json(path / "config.json")
+    config = read_json(path / "config.json")
     if config.get("auto_map") and not spec.trust_remote_code:
         raise ModelError(f"{path} brings its own Python code; read it, then give --trust-remote-code to run it")
     if any(path.glob("*.safetensors")):
@@ -132,16 +132,6 @@ def _check_folder(path: Path, spec: ModelSpec) -> None:
             f"{path / pickled[0]} is a pickle, which can run code; convert it to safetensors, or give --allow-pickle "
             "to read its tensors alone"
         )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path} is not readable JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise ModelError(f"{path} is not a JSON object")
-    return value
 
 
 def _check_attention(name: str) -> None:

@@ -47,7 +47,7 @@ class Prompt:
 
 @dataclass
 class Generation:
-    """ids: the new tokens, a stopping token excluded from `text` but counted. finish: eos, length or scored."""
+    """ids: the new tokens, a final EOS among them, which `text` leaves out. finish: eos, length or scored."""
 
     ids: list[int]
     text: str
@@ -289,24 +289,31 @@ class Model:
         input_ids = input_ids.to(self.device)
         cache = None if tokens <= CHUNK_TOKENS else self.new_cache(tokens, rows)
         # One array, not a list: small ones that stay, between large ones that go, would keep the heap from shrinking.
-        losses = torch.empty(
-            rows, tokens - first, dtype=torch.promote_types(self.dtype, torch.float32), device=self.device
-        )
+        losses = self._losses(rows, tokens - first)
         for begin in range(0, tokens, CHUNK_TOKENS):
             end = min(begin + CHUNK_TOKENS, tokens)
             hidden = self.hidden(input_ids[:, begin:end], cache, begin)
-            scored = range(max(first - 1, begin), min(end, tokens - 1))  # positions whose next token is scored
-            for at in range(scored.start, scored.stop, SCORED_ROWS):
-                stop = min(at + SCORED_ROWS, scored.stop)
-                losses[:, at + 1 - first : stop + 1 - first] = self._nll(
-                    hidden[:, at - begin : stop - begin], input_ids[:, at + 1 : stop + 1]
-                )
+            start, stop = max(first - 1, begin), min(end, tokens - 1)  # positions whose next token is scored
+            if start < stop:
+                states, targets = hidden[:, start - begin : stop - begin], input_ids[:, start + 1 : stop + 1]
+                self.nll(states, targets, losses[:, start + 1 - first : stop + 1 - first])
         return losses
 
-    def _nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        logits = self.head(hidden).flatten(0, 1)  # on the last GPU, where layers are spread over several
-        loss = F.cross_entropy(logits, targets.flatten().to(logits.device), reduction="none")
-        return loss.view(targets.shape).to(targets.device)
+    def nll(self, states: Tensor, targets: Tensor, out: Tensor | None = None) -> Tensor:
+        """Negative log-likelihoods (B, T), in nats, of targets (B, T) under hidden states (B, T, hidden).
+
+        The logits of SCORED_ROWS positions exist at a time. out: where to write them.
+        """
+        out = self._losses(*targets.shape) if out is None else out
+        for at in range(0, targets.shape[1], SCORED_ROWS):
+            part = slice(at, at + SCORED_ROWS)
+            logits = self.head(states[:, part]).flatten(0, 1)  # on the last GPU, where layers are spread over several
+            wanted = targets[:, part].flatten().to(logits.device)
+            out[:, part] = F.cross_entropy(logits, wanted, reduction="none").view(out[:, part].shape)
+        return out
+
+    def _losses(self, rows: int, tokens: int) -> Tensor:
+        return torch.empty(rows, tokens, dtype=torch.promote_types(self.dtype, torch.float32), device=self.device)
 
     # generation
 

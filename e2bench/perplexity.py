@@ -153,7 +153,7 @@ def measure(
         total[1] += row["scored_tokens"]
         return f"{short_length(row['window'])} g={row['scale']:g} ppl {math.exp(min(total[0] / total[1], 700)):.3f}"
 
-    items = [_item(cell, protocol) for cell in cells]
+    items = [_item(cell) for cell in cells]
     run(items, work, folder, batch_size=lambda item: len(items), processes=processes, title="ppl", note=note)
 
 
@@ -161,7 +161,7 @@ def _key(cell: Cell) -> dict[str, object]:
     return {"document": cell.document, "window": cell.window, "scale": short_number(cell.scaling.factor)}
 
 
-def _item(cell: Cell, protocol: Protocol) -> Item:
+def _item(cell: Cell) -> Item:
     alone = cell.window if cell.scaling.method in BY_LENGTH else None
     return Item("ppl", row_id(_key(cell)), cell.cost, (cell.document, cell.scaling, alone), cell)
 

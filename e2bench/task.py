@@ -56,8 +56,8 @@ def render(template: str, example: Example, *, with_context: bool = True) -> str
 def templates(tasks: list[Task], prompts_file: Path | None = None) -> dict[str, str]:
     """Official prompt templates by task name.
 
-    Read from `prompts_file` (LongBench's own dataset2prompt.json) or from the installed lm-eval's task files, and
-    checked against the official SHA-256 of each. Raises E2BenchError naming the template that differs.
+    Read from `prompts_file` (LongBench's own dataset2prompt.json, or another one like it), else from the installed
+    lm-eval's task files, checked against the official SHA-256 of each. Raises E2BenchError naming what differs.
     """
     given = _prompts_file(prompts_file) if prompts_file else None
     found = {}
@@ -69,7 +69,7 @@ def templates(tasks: list[Task], prompts_file: Path | None = None) -> dict[str, 
         found[task.name] = given[task.template_name] if given is not None else _lm_eval_template(task)
         if given is not None:
             _check_fields(found[task.name], f"{prompts_file}: the prompt for {task.name!r}")
-        if given is None and hashlib.sha256(found[task.name].encode()).hexdigest() != task.prompt_sha256:
+        elif hashlib.sha256(found[task.name].encode()).hexdigest() != task.prompt_sha256:
             raise E2BenchError(
                 f"the installed lm-eval's prompt for {task.name} is not LongBench's official one; "
                 "install lm-eval 0.4.13, or give LongBench's dataset2prompt.json with --prompts"

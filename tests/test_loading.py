@@ -138,7 +138,7 @@ def test_code_in_a_pickle_is_not_run_even_when_pickles_are_allowed(
     ("config", "message"),
     [
         ("{", "not readable JSON"),
-        ("[]", "not a JSON object"),
+        ("[]", "is a JSON list"),
         ('{"model_type": "no-such-model"}', "cannot be loaded"),
         ("{}", "cannot be loaded"),
         ('{"model_type": "llama", "hidden_size": -1}', "cannot be loaded"),

@@ -101,8 +101,9 @@ def make_data() -> None:
     with (DATA / "corpus.jsonl").open(encoding="utf-8") as file:
         texts = (json.loads(line)["text"] for line in file)
         samples = (retrieval_sample(0, index, NATIVE)[1].text for index in range(4000))
-        pairs = itertools.repeat(" ".join(f"{n:02d}" for n in range(100)), 20_000)  # often enough to become tokens
-        tokenizer = train_tokenizer(itertools.chain(texts, samples, pairs), VOCAB_SIZE, TOKENIZER)
+        pairs = [f"{n:02d}" for n in range(100)]
+        numbers = itertools.repeat(f" {' '.join(pairs)}\n{''.join(pairs)}", 20_000)  # often enough to become tokens
+        tokenizer = train_tokenizer(itertools.chain(texts, samples, numbers), VOCAB_SIZE, TOKENIZER)
     for longest, tokens in RETRIEVAL:
         write_retrieval(answers(longest), tokenizer, seed=longest, tokens=tokens, max_tokens=longest)
 

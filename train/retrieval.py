@@ -128,7 +128,7 @@ def passkeys(rng: random.Random, chars: int) -> Sample:
     that reads no others learns to look near alone.
     """
     names = rng.sample(NAMES, rng.randint(2, max(2, min(8, chars // 150))))
-    keys = {name: _digits(rng, rng.randint(3, 6)) for name in names}
+    keys = {name: _digits(rng, rng.randint(3, 5)) for name in names}
     again = rng.random() < 0.5
     lines = [
         f"The pass key of {n} is {k}." + (f" {ADDED} {k} is the pass key of {n}." if again else "")

@@ -1,7 +1,8 @@
-"""The tiny model's tokenizer: byte-level BPE that cuts numbers into pairs of digits, from the left.
+"""The tiny model's tokenizer: byte-level BPE; numbers are cut into pairs of digits, the first with its blank.
 
-A number has few tokens then, and seldom one twice. Digit by digit, seven keys of five digits in ten repeat a digit, and
-a small model that copies what came after the last 1 loses its place; in threes the tokens are too rare to learn.
+So a number of five digits is three tokens of three kinds (" 73", "80", "6"), seldom one of them twice, and which one
+follows which shows in the tokens. Digit by digit, seven such numbers in ten repeat a digit, and a small model that
+copies what came after the last 1 loses its place; in threes the tokens are too rare to learn.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, out: Path) -> PreTrai
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(r"\p{N}{1,2}"), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [pre_tokenizers.Split(Regex(r" ?\p{N}{1,2}"), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
