@@ -113,6 +113,7 @@ def draw(rows: list[dict[str, Any]], exponents: dict[str, dict[str, float]], pat
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import FormatStrFormatter
 
     figure, panels = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     for panel, field, unit in zip(panels, ("seconds", "grown_mib"), ("time (s)", "memory growth (MiB)"), strict=True):
@@ -123,6 +124,10 @@ def draw(rows: list[dict[str, Any]], exponents: dict[str, dict[str, float]], pat
         if field == "grown_mib":
             own = [row for row in rows if row["kind"] == rows[0]["kind"]]
             panel.loglog([r["tokens"] for r in own], [r["needed_mib"] for r in own], "k:", label="cache + chunk")
+        plain = FormatStrFormatter("%g")
+        panel.yaxis.set_major_formatter(plain)
+        if field == "grown_mib":  # less than a decade or two: powers of ten alone would leave the axis bare
+            panel.yaxis.set_minor_formatter(plain)
         panel.set_xlabel("N (tokens)")
         panel.set_ylabel(unit)
         panel.legend(frameon=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,17 @@ def test_scores_are_written_whole(tmp_path: Path) -> None:
     assert json.loads(write_scores(tmp_path, scores).read_text(encoding="utf-8")) == scores
 
 
+def test_a_line_of_other_values_is_named_with_its_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=re.escape(f"{tmp_path}: a line")):
+        score_folder(folder_of(tmp_path, trec=[prediction(kept_tokens="7", prompt_tokens=9)]))
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "run.json").write_text('{"experiment": "ppl"}')
+    (run / "ppl.jsonl").write_text('{"id": "a"}\n')
+    with pytest.raises(DataError, match=re.escape(f"{run}: a line")):
+        score_folder(run)
+
+
 def test_the_details_of_a_task_say_how_its_score_came_about(tmp_path: Path) -> None:
     lengths = {"kept_tokens": 7, "prompt_tokens": 9}
     rows = [
@@ -166,7 +178,8 @@ def test_the_details_of_a_task_say_how_its_score_came_about(tmp_path: Path) -> N
         prediction(kept_tokens=1),
         prediction(pred="", finish="error"),
     ]
-    details = score_folder(folder_of(tmp_path, trec=rows, hotpotqa=[prediction()] * 200))["details"]
+    said = prediction(**lengths, truncated=False)
+    details = score_folder(folder_of(tmp_path, trec=rows, hotpotqa=[said] * 200))["details"]
     low, high = details["trec"].pop("interval")
     assert 0 <= low < 80 < high == 100.0  # 0 or more of five in each resample
     assert details["trec"] == {
@@ -174,7 +187,8 @@ def test_the_details_of_a_task_say_how_its_score_came_about(tmp_path: Path) -> N
         "metric": "classification", "version": BY_NAME["trec"].version,
         "by_length": {"0-4k": {"score": 80.0, "scored": 5}},
     }  # fmt: skip
-    assert details["hotpotqa"]["left_out"] == 0 and details["hotpotqa"]["interval"] == [100.0, 100.0]
+    assert details["hotpotqa"]["truncated"] == details["hotpotqa"]["left_out"] == 0
+    assert details["hotpotqa"]["interval"] == [100.0, 100.0]
 
 
 def test_of_two_values_either_may_be_drawn_twice() -> None:
