@@ -249,6 +249,20 @@ def test_a_checkpoints_own_scaling_by_length_scores_as_transformers_does_in_one_
             assert ours.token_nll(ids).mean().item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize(("tokens", "divisor"), [(L, 2.0), (L + 1, 4.0), (None, 2.0)])
+def test_longrope_divides_by_its_short_factors_up_to_its_window_and_by_its_long_ones_beyond(
+    tokens: int | None, divisor: float
+) -> None:
+    lists = {"short_factor": [2.0] * 4, "long_factor": [4.0] * 4, "original_max_position_embeddings": L}
+    config = with_rope(LlamaConfig(**GROUPED), rope_type="longrope", factor=4.0, **lists)
+    config.max_position_embeddings = 4 * L
+    rotary = rotary_modules(build(config))[0]
+    plain, _ = inverse_frequencies(rotary, RopeScaling("none"), native=L)
+    found, attention = inverse_frequencies(rotary, RopeScaling("longrope", 4), native=L, length=tokens)
+    assert torch.allclose(found, plain / divisor, rtol=1e-6)
+    assert attention == pytest.approx(math.sqrt(1 + math.log(4) / math.log(L)))  # arXiv 2402.13753, as Phi-3 has it
+
+
 @pytest.mark.parametrize(
     ("new", "window"),
     [

@@ -129,7 +129,7 @@ def test_limits_of_the_usual_windows_are_the_official_ones(window: int, limit: i
 
 
 def test_a_window_below_1024_gives_all_but_the_budget() -> None:
-    assert input_limit(600, 128) == 472
+    assert input_limit(600, 128) == 472 and input_limit(130, 128) == 2
 
 
 @pytest.mark.parametrize("window", [100, 128, 129])
