@@ -153,7 +153,9 @@ def main_results() -> Iterator[Step]:
     yield measuring("ppl", "e2-extrapolate", e2, "--lengths", LENGTHS, "--extrapolate")
     for beyond in (20, 30, 40, 50):
         yield measuring("ppl", f"e2-{beyond}", e2, "--lengths", "4k..16k", "--docs", "2", "--scale", str(beyond))
-    for name, model, scale in (("base", base, "1"), ("base-linear", base, "auto"), ("e2", e2, "auto")):
+    for name, model, scale in (
+        ("base", base, "1"), ("base-linear", base, "auto"), ("e2", e2, "auto"), ("e2-16", e2, "16"),
+    ):  # fmt: skip
         yield measuring("passkey", name, model, "--lengths", LENGTHS, "--scale", scale)
 
 
