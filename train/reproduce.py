@@ -27,7 +27,7 @@ VOCAB_SIZE = 2048
 RETRIEVAL = (  # longest sample, tokens in all
     (128, 1_500_000),
     (512, 8_000_000),
-    (1024, 2_000_000),  # PI at its own windows
+    (1024, 2_000_000),  # E²; from here on also PI at its own windows
     (2048, 2_000_000),
     (4096, 2_000_000),
 )
