@@ -342,7 +342,16 @@ def _alive(pid: int) -> bool:
         return False
     except PermissionError:
         return True
-    return True
+    return not _zombie(pid)
+
+
+def _zombie(pid: int) -> bool:
+    """Ended, but never waited for: in a container whose first process reaps nobody, for ever."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False  # no /proc here, or gone since
+    return status.rpartition(b") ")[2].startswith(b"Z")
 
 
 def _short(value: Any) -> str:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import threading
 import time
 from datetime import timedelta
 
+import psutil
 import pytest
 import torch.distributed as dist
 
@@ -51,6 +51,25 @@ def launch(world, arguments, **options):
     return subprocess.Popen([*torchrun, *arguments], env=environment(), start_new_session=True, **options)
 
 
+def kill_with_ranks(launched):
+    """SIGKILL for torchrun and its ranks at once; each rank leads a session of its own, which killpg would miss."""
+    agent = psutil.Process(launched.pid)
+    agent.suspend()  # it would report and end the others
+    ranks = agent.children(recursive=True)
+    for process in [*ranks, agent]:
+        process.kill()
+    launched.wait()
+    while not all(ended(rank) for rank in ranks):
+        time.sleep(0.02)
+
+
+def ended(process):
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 def records(out):
     """file: its lines but for the seconds, which no two runs share."""
     found = {}
@@ -74,8 +93,7 @@ def test_a_killed_run_of_three_resumed_with_two_gives_the_files_of_a_single_proc
     killed = launch(3, command(tiny_folder, data, out), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     while killed.poll() is None and lines(out) < 4:
         time.sleep(0.02)
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.wait()
+    kill_with_ranks(killed)
     kept = lines(out)
     assert 4 <= kept < total, "killed too late to prove anything"
     with sorted(out.glob("*.jsonl"))[0].open("ab") as torn:

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,18 @@ def test_a_folder_in_use_is_refused_naming_the_process(tmp_path: Path) -> None:
         finally:
             other.kill()
     write(tmp_path, [1])  # dead now: taken over
+    assert not (tmp_path / LOCK).exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="zombies are told by /proc")
+def test_the_lock_of_a_process_that_nobody_waited_for_is_taken_over(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "pass"], stdout=subprocess.PIPE) as zombie:
+        assert zombie.stdout
+        zombie.stdout.read()  # its end; only the with's end waits for it
+        while b") Z" not in Path(f"/proc/{zombie.pid}/stat").read_bytes():
+            time.sleep(0.01)
+        (tmp_path / LOCK).write_text(json.dumps({"host": socket.gethostname(), "pid": zombie.pid}), encoding="utf-8")
+        write(tmp_path, [1])
     assert not (tmp_path / LOCK).exists()
 
 
