@@ -198,10 +198,12 @@ def test_short_documents_join_to_one_demo_text_and_the_value_ends_at_its_quote(t
     assert not closed("\na3f0")
 
 
-def invoke(*arguments: object) -> None:
+def invoke(*arguments: object) -> str:
+    """All that the command printed."""
     result = CliRunner().invoke(app, ["attention", *map(str, arguments)])
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
+    return result.output
 
 
 def test_the_command_measures_resumes_and_refuses_other_settings(tiny_folder: Path, tmp_path: Path) -> None:
@@ -213,7 +215,7 @@ def test_the_command_measures_resumes_and_refuses_other_settings(tiny_folder: Pa
     lines = (out / "attention.jsonl").read_bytes()
     assert [row["scale"] for row in read_rows(out / "attention.jsonl")] == [3, 4]  # auto: the smallest g that covers
     assert json.loads((out / "scores.json").read_text())["lengths"][1]["length"] == 420
-    invoke(*common, "--resume")
+    assert "--window 1k has no effect on attention" in invoke(*common, "--resume", "--window", "1k")
     assert (out / "attention.jsonl").read_bytes() == lines
     with pytest.raises(RunFolderError, match='reduction = "mean", not "max"'):
         invoke(*common, "--reduction", "max")

@@ -34,6 +34,8 @@ def run_grid(
     extrapolate: bool = False,
 ) -> None:
     """Open the run's folder, measure into it, score it and print the table."""
+    if common.window is not None:
+        say(f"--window {common.window} has no effect on {experiment}: --lengths gives its windows")
     scales = [short_number(scaling.factor) for _, scaling in grid]
     names = [[length, scaling.method, short_number(scaling.factor)] for length, scaling in grid]
     processes = Processes.from_environment()
