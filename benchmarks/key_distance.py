@@ -1,11 +1,11 @@
-"""How far back a tuned model copies a pass key: teacher-forced digits of the answer, by scale g and position gap.
+"""How far back a tuned model copies a pass key: teacher-forced tokens of the key, by scale g and position gap.
 
     python benchmarks/key_distance.py [--model M] [--tokens 400] [--samples 20] [--scales 1,4,8] [--gaps 0,100,400]
 
 The prompts are short (`train/retrieval.py`'s pass keys), so that the number of tokens hardly matters; the question is
 moved away from the text by a gap of positions, counted after division by g. Where a key is copied at gap 0 and lost at
 a large one, the model has learned to look near alone. Gaps that would leave the native window are left out. Printed and
-stored: share of digits that the model ranks first.
+stored: share of the key's tokens (pairs of digits) that the model ranks first.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ CHARS_PER_TOKEN = 3.6
 
 
 def sample(tokenizer: Any, seed: int, tokens: int) -> tuple[list[int], int, list[int]]:
-    """Ids of a prompt with its answer, where the question begins, where the answer's digits stand."""
+    """Ids of a prompt with its answer, where the question begins, where the key's tokens stand."""
     text = passkey(random.Random(seed), int(tokens * CHARS_PER_TOKEN)).text
     encoded = tokenizer(text, return_offsets_mapping=True)
     found = ANSWER.search(text)
     assert found is not None
     spans = encoded["offset_mapping"]
-    digits = [at for at, (first, last) in enumerate(spans) if found.start(1) <= first < last <= found.end(1)]
+    key = [at for at, (first, last) in enumerate(spans) if first < found.end(1) and last > found.start(1)]
     question = next(at for at, (first, last) in enumerate(spans) if first >= found.start() and last > first)
-    return encoded["input_ids"], question, digits
+    return encoded["input_ids"], question, key
 
 
 @torch.inference_mode()
 def share_copied(model: Any, positions: E2Positions, samples: list[Any], scale: int, gap: int) -> float:
-    """Share of digits that have the highest logit, the question moved by `gap` scaled positions."""
+    """Share of the key's tokens that have the highest logit, the question moved by `gap` scaled positions."""
     hits = total = 0
-    for ids, question, digits in samples:
+    for ids, question, key in samples:
         positions.set([Draw(scale, gap * scale, question)])
         best = model(input_ids=torch.tensor([ids])).logits[0].argmax(-1)
-        hits += sum(int(best[at - 1]) == ids[at] for at in digits)
-        total += len(digits)
+        hits += sum(int(best[at - 1]) == ids[at] for at in key)
+        total += len(key)
     return hits / total
 
 

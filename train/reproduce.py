@@ -143,7 +143,7 @@ def measuring(experiment: str, name: str, model: Path, *options: str) -> Step:
 
 
 def main_results() -> Iterator[Step]:
-    """Table 3, Figures 5 and 7, passkey grids, extrapolation at scale 1: base and E², one set of weights each."""
+    """Table 3, Figures 5, 6 and 7, passkey grids, extrapolation at scale 1: base and E², one set of weights each."""
     base, e2 = BASE, E2
     yield measuring("ppl", "base", base, "--lengths", LENGTHS, "--extrapolate")
     for method in ("linear", "ntk", "yarn"):
@@ -157,6 +157,8 @@ def main_results() -> Iterator[Step]:
         ("base", base, "1"), ("base-linear", base, "auto"), ("e2", e2, "auto"), ("e2-16", e2, "16"),
     ):  # fmt: skip
         yield measuring("passkey", name, model, "--lengths", LENGTHS, "--scale", scale)
+    maps = ("--lengths", "1k,2k,4k", "--depth", "0.5", "--trials", "3", "--keys", "short")
+    yield measuring("attention", "e2", e2, *maps, "--scale", "auto")
 
 
 def steps_of_training() -> Iterator[Step]:
