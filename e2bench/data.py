@@ -101,7 +101,17 @@ def unpack(archive: Path, folder: Path, members: str) -> None:
 
 
 # What zipfile lets through, beside its own error, of the libraries below it and of headers that make no sense.
-_BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError, RuntimeError, ValueError)
+_BROKEN = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    IndexError,
+    OSError,
+    RuntimeError,
+    ValueError,
+)
 
 
 def _unpack_one(file: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path) -> None:

@@ -90,5 +90,15 @@ def test_an_archive_that_unpacks_to_terabytes_is_stopped_by_its_headers_and_by_i
         assert written <= 1 << 20
 
 
+def test_a_member_without_a_name_is_refused(folder: Path) -> None:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as file:
+        file.writestr("x", "{}")
+        file.filelist[0].filename = ""  # written to the directory when the archive is closed
+    (folder / "x.zip").write_bytes(content.getvalue())
+    with pytest.raises(DataError, match=r"x\.zip (cannot be unpacked|holds nothing that matches)"):
+        unpack(folder / "x.zip", folder / "out", "*.jsonl")
+
+
 def test_the_names_tried_are_hostile() -> None:
     assert any(".." in name for name in MARKUP) and any(name.startswith("/") for name in NAMES)
