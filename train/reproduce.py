@@ -151,8 +151,7 @@ def main_results() -> Iterator[Step]:
     yield measuring("ppl", "e2", e2, "--lengths", LENGTHS, "--scale", "auto")
     yield measuring("ppl", "e2-scales", e2, "--lengths", LENGTHS, "--scale", "1,4,8,16")
     yield measuring("ppl", "e2-extrapolate", e2, "--lengths", LENGTHS, "--extrapolate")
-    for beyond in (20, 30, 40, 50):
-        yield measuring("ppl", f"e2-{beyond}", e2, "--lengths", "4k..16k", "--docs", "2", "--scale", str(beyond))
+    yield measuring("ppl", "e2-beyond", e2, "--lengths", "512,2k,8k", "--scale", "20,30,40,50")
     for name, model, scale in (
         ("base", base, "1"), ("base-linear", base, "auto"), ("e2", e2, "auto"), ("e2-16", e2, "16"),
     ):  # fmt: skip
@@ -162,21 +161,23 @@ def main_results() -> Iterator[Step]:
 
 
 def steps_of_training() -> Iterator[Step]:
-    """Figure 4: perplexity and passkey at 8 L after every 200 steps of the E² run."""
-    for step in range(200, 1001, 200):
+    """Figure 4: perplexity and passkey at 8 L after every 200 steps of the E² run; the last are `main_results`'."""
+    for step in range(200, 1000, 200):
         checkpoint = E2 / f"checkpoint-{step}"
-        yield measuring("ppl", f"e2-step-{step}", checkpoint, "--lengths", "4k", "--scale", "8")
+        documents = ("--min-tokens", "8k")  # those of the other runs
+        yield measuring("ppl", f"e2-step-{step}", checkpoint, "--lengths", "4k", "--scale", "8", *documents)
         yield measuring("passkey", f"e2-step-{step}", checkpoint, "--lengths", "4k", "--scale", "8")
 
 
 def variants() -> Iterator[Step]:
-    """Tables 4 and 5 and the rivals, three seeds: trained, measured at 8 L (with a fixed g at g·L)."""
+    """Tables 4 and 5 and the rivals, three seeds: trained, measured at 8 L (and with a fixed g at g·L)."""
     for seed, variant in itertools.product(SEEDS, VARIANTS):
         name = f"{variant.name}-seed-{seed}"
         folder = WEIGHTS / f"tiny-{name}"
         yield training("tiny-ablation", folder, *variant.overrides, f"seed={seed}")
         fixed = next((int(o.removeprefix("scale=")) for o in variant.overrides if o.startswith("scale=")), 8)
-        shared = ("--lengths", str(fixed * NATIVE), "--scale", str(fixed))
+        lengths = sorted({fixed * NATIVE, 8 * NATIVE})
+        shared = ("--lengths", ",".join(map(str, lengths)), "--scale", "auto")
         yield measuring("ppl", name, folder, *shared)
         yield measuring("passkey", name, folder, *shared)
 

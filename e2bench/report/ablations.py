@@ -223,14 +223,16 @@ def _no_room(e2: dict[str, Any]) -> bool:
 
 
 def steps_table(found: Results) -> list[Table]:
-    """The points of Figure 4: every measure of every training of which two steps or more were measured."""
-    by_training: dict[tuple[Any, ...], list[Measure]] = defaultdict(list)
+    """The points of Figure 4: what was measured alike (window, g, documents) at two steps or more of one training."""
+    lines: dict[tuple[Any, ...], list[Measure]] = defaultdict(list)
     for measure in measures(found):
-        by_training[measure.training, measure.seed].append(measure)
+        documents = measure.run.part("resolved").get("documents")
+        alike = (measure.name, measure.window or 0, measure.scale or 0, str(documents))
+        lines[measure.training, measure.seed, alike].append(measure)
     rows = []
-    for group in by_training.values():
-        if len({measure.step for measure in group}) > 1:
-            rows += [_step_row(measure) for measure in sorted(group, key=lambda m: (m.name, m.window or 0, m.step))]
+    for _, line in sorted(lines.items(), key=lambda item: item[0]):
+        if len({measure.step for measure in line}) > 1:
+            rows += [_step_row(measure) for measure in sorted(line, key=lambda m: m.step)]
     columns = [Column("run", "Run"), Column("method", "Method"), Column("g_max", "g_max"), Column("seed", "Seed")]
     columns += [Column("step", "Step", 0), Column("measure", "Measure"), Column("window", "Window", 0)]
     columns += [Column("scale", "g", 2), Column("value", "Value", 6)]

@@ -236,10 +236,16 @@ def test_memory_that_runs_out_at_a_later_batch_keeps_what_was_made(
 # ---- Ctrl-C
 
 
+def hear_ctrl_c() -> None:
+    """What a shell starts in the background ignores it, and so would the children of these tests."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def interrupted_twice(arguments: Sequence[object], out: Path, apart_s: float) -> Ended:
     """A process of its own, from the shell's command to its exit: two SIGINTs once the first line is there."""
     line = [sys.executable, "-m", "e2bench", *map(str, arguments)]
-    with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    with subprocess.Popen(line, **pipes, text=True, preexec_fn=hear_ctrl_c) as process:
         deadline = time.monotonic() + 100
         while not any(whole_lines(out).values()) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.002)
