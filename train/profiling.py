@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import multiprocessing
+import os
 import resource
 import statistics
 import tempfile
@@ -59,6 +60,7 @@ def write_profile(recipe: Recipe, out: Path) -> str:
     """Measure and write `out/profile.json`; returns a line that names it. Each case runs in a process of its own."""
     out.mkdir(parents=True, exist_ok=True)
     measured = []
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # a pool of compilers would outlive its case, and warn
     for case, window in profile_cases(recipe):
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             measured.append({**pool.apply(measure, (case,)), "window": window})

@@ -36,6 +36,7 @@ E2 = WEIGHTS / "tiny-e2"  # the E² run that is embedded
 EMBEDDED = WEIGHTS / "tiny-embedded"  # says that the package holds this run's model
 NATIVE = 512  # L
 LENGTHS = "512..8k"  # L … 16 L
+SAME_TEXT = ("--min-tokens", "8k", "--doc-tokens", "8192")  # as the runs over all LENGTHS score it
 SEEDS = (2, 3, 4)
 
 
@@ -164,8 +165,7 @@ def steps_of_training() -> Iterator[Step]:
     """Figure 4: perplexity and passkey at 8 L after every 200 steps of the E² run; the last are `main_results`'."""
     for step in range(200, 1000, 200):
         checkpoint = E2 / f"checkpoint-{step}"
-        documents = ("--min-tokens", "8k")  # those of the other runs
-        yield measuring("ppl", f"e2-step-{step}", checkpoint, "--lengths", "4k", "--scale", "8", *documents)
+        yield measuring("ppl", f"e2-step-{step}", checkpoint, "--lengths", "4k", "--scale", "8", *SAME_TEXT)
         yield measuring("passkey", f"e2-step-{step}", checkpoint, "--lengths", "4k", "--scale", "8")
 
 
@@ -178,7 +178,7 @@ def variants() -> Iterator[Step]:
         fixed = next((int(o.removeprefix("scale=")) for o in variant.overrides if o.startswith("scale=")), 8)
         lengths = sorted({fixed * NATIVE, 8 * NATIVE})
         shared = ("--lengths", ",".join(map(str, lengths)), "--scale", "auto")
-        yield measuring("ppl", name, folder, *shared)
+        yield measuring("ppl", name, folder, *shared, *SAME_TEXT)
         yield measuring("passkey", name, folder, *shared)
 
 

@@ -223,11 +223,11 @@ def _no_room(e2: dict[str, Any]) -> bool:
 
 
 def steps_table(found: Results) -> list[Table]:
-    """The points of Figure 4: what was measured alike (window, g, documents) at two steps or more of one training."""
+    """The points of Figure 4: what was measured alike (window, g, scored text) at two steps or more of one training."""
     lines: dict[tuple[Any, ...], list[Measure]] = defaultdict(list)
     for measure in measures(found):
-        documents = measure.run.part("resolved").get("documents")
-        alike = (measure.name, measure.window or 0, measure.scale or 0, str(documents))
+        text = [str(measure.run.part("resolved").get(key)) for key in ("documents", "doc_tokens", "max_windows")]
+        alike = (measure.name, measure.window or 0, measure.scale or 0, *text)
         lines[measure.training, measure.seed, alike].append(measure)
     rows = []
     for _, line in sorted(lines.items(), key=lambda item: item[0]):

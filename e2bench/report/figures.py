@@ -103,9 +103,10 @@ def _glyphs() -> frozenset[int]:
 
 
 def look(at: int) -> dict[str, Any]:
-    """Colour, marker and dashes of the at-th line of a plot; 32 differ."""
+    """Colour, marker (hollow from the second time round) and dashes of the at-th line of a plot; 32 differ."""
     dashes = DASHES[(at // len(COLOURS) + at) % len(DASHES)]
-    return {"color": COLOURS[at % len(COLOURS)], "marker": MARKERS[at % len(MARKERS)], "linestyle": dashes}
+    hollow = {"markerfacecolor": "white"} if at >= len(COLOURS) else {}
+    return {"color": COLOURS[at % len(COLOURS)], "marker": MARKERS[at % len(MARKERS)], "linestyle": dashes, **hollow}
 
 
 def draw_lines(axes: Axes, series: Sequence[Series], first: int = 0) -> None:

@@ -49,8 +49,9 @@ def passkey(found: Results) -> list[Figure]:
     with style():
         per_row = min(len(runs), 3)
         rows = -(-len(runs) // per_row)
-        figure = canvas(max(3.1 * per_row, 6.4), 2.9 + 2.6 * rows)
-        above, below = figure.subfigures(2, 1, height_ratios=[2.9, 2.6 * rows])  # type: ignore[misc]
+        top, maps = 2.5 + 0.2 * -(-len(runs) // 2), 2.6 * rows  # inches; the legend has two columns
+        figure = canvas(max(3.1 * per_row, 6.4), top + maps)
+        above, below = figure.subfigures(2, 1, height_ratios=[top, maps])  # type: ignore[misc]
         _accuracy(above, runs, names)
         cells = below.subplots(rows, per_row, squeeze=False)
         for axes in cells.flat[len(runs) :]:
@@ -101,7 +102,7 @@ def _accuracy(figure: SubFigure, runs: Sequence[Run], names: Sequence[str]) -> N
     draw_lines(axes, series)
     length_axis(axes, [x for line in series for x in line.x], "Length (tokens)")
     axes.set_ylim(-0.04, 1.04)
-    axes.set_ylabel("Accuracy over all depths")
+    axes.set_ylabel("Accuracy, all depths")
     figure.legend(loc="outside lower center", ncols=2, handlelength=3)
 
 
