@@ -40,7 +40,7 @@ def longbench(
     common: Common,
     *,
     tasks: Annotated[str, Flag(help="all, en, zh, code, e (LongBench-E) or task names, separated by commas.")] = "all",
-    data: Annotated[Path | None, Flag(help="Folder with NAME.jsonl files. Default: the public data set.")] = None,
+    data: Annotated[Path | None, Flag(help="Folder of NAME.jsonl files, or demo. Default: the public data.")] = None,
     limit: Annotated[int | None, Flag(help="Only the first N examples of each task.", min=1)] = None,
     input_limit: Annotated[
         int | None, Flag(help="Tokens kept of a prompt. Default: 1000·⌊window/1024⌋ - 500.", min=2)

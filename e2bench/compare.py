@@ -99,7 +99,10 @@ def _cells(experiment: str, rows: Sequence[Mapping[str, Any]]) -> Samples:
         name = " ".join(f"{key}={row[key]}" for key in keys)
         found = samples.setdefault(f"{row[size]:,}", {})
         if name in found:
-            raise DataError(f"a run measured {name} at {size} {row[size]:,} with several scales: compare has no pair")
+            raise DataError(
+                f"a run measured {name} at {size} {row[size]:,} at several scales: "
+                "no pair; compare runs with one scale a length"
+            )
         found[name] = sample(row)
     return samples
 

@@ -59,9 +59,11 @@ def _download(archive: Archive) -> Path:
     try:
         return Path(hf_hub_download(archive.repo, archive.filename, repo_type="dataset", revision=archive.revision))
     except Exception as error:  # the hub client raises many kinds, offline ones among them
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split()).partition(". ")[0][:200]
+        own = "--data FOLDER takes your own copy"
+        own += ", --data demo made-up samples" if archive.name == "longbench" else ""
         raise DataError(
-            f"{archive.name} cannot be fetched from the hub ({archive.repo}): {reason}; give your own copy with --data"
+            f"{archive.name} cannot be fetched from the hub ({archive.repo}): {reason}; where it is needed, {own}"
         ) from None
 
 

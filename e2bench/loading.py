@@ -109,11 +109,17 @@ def _source(spec: ModelSpec) -> tuple[dict[str, Any], Path | None]:
                 raise ModelError(f"the base of the adapter {path} is an adapter itself ({base}); merge that one first")
             return _source(replace(spec, model=base))[0], path
         _check_folder(path, spec)
-    elif path.is_absolute() or str(spec.path).startswith((".", "~")) or spec.path.count("/") > 1:
-        raise ModelError(
-            f"no folder or file {spec.path}; --model takes a hub id, a folder, a .gguf file or an adapter folder"
-        )
+    else:
+        check_hub_id(spec.path)
     return {"pretrained_model_name_or_path": spec.path, **common}, None
+
+
+def check_hub_id(name: str) -> None:
+    """Raises ModelError for a name, no folder's, that can be no hub id either: that would be asked for in vain."""
+    if name.startswith(("/", ".", "~")) or name.count("/") != 1:
+        raise ModelError(
+            f"no folder or file {name}; --model takes a hub id (owner/name), a folder, a .gguf file or an adapter"
+        )
 
 
 def _check_folder(path: Path, spec: ModelSpec) -> None:

@@ -101,7 +101,8 @@ def build_prompt(codec: Codec, tokens: int, depth: float, key: str) -> list[int]
     bare = len(ids_of([]))
     if bare > tokens:
         raise E2BenchError(
-            f"a passkey prompt has at least {bare} tokens, {tokens} were asked for; give longer --lengths"
+            f"a passkey prompt has at least {bare} tokens, and {max(tokens, 0)} fit beside its answer; "
+            "give longer --lengths"
         )
     block = len(ids_of(FILLER * 3)) - len(ids_of(FILLER * 2))
     sentences = list(FILLER) * ((tokens - bare) // block)

@@ -65,6 +65,7 @@ def refused(ended: Any, *said: str) -> None:
         (["--attn", "flash"], ["flash", "sdpa"]),
         (["--model", "/nowhere/model"], ["no folder or file /nowhere/model"]),
         (["--model", "absent.gguf"], ["no file absent.gguf"]),
+        (["--model", "absent"], ["no folder or file absent; --model takes"]),
         (["--model", "NO-WEIGHTS"], ["holds no weights"]),
         (["--model", "NO-TOKENIZER"], ["tokenizer"]),
         (["--model", "NO-CONFIG"], ["no config.json"]),
@@ -152,6 +153,16 @@ def test_other_commands_refuse_in_one_line_too(
     (tmp_path / "BROKEN" / "trec.jsonl").write_text('{"pred": "x"\n', encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     refused(cli(*arguments), *said)
+
+
+def test_demo_stands_for_longbench_without_a_network(cli: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("E2BENCH_CACHE", str(tmp_path / "cache"))
+    own = ("longbench", "--tasks", "trec", "--limit", "1", "--window", "512", "--out", "run")
+    refused(cli(*own), "cannot be fetched from the hub", "--data demo")
+    ended = cli(*own, "--data", "demo")
+    assert ended.code == 0 and "made-up samples" in ended.err
+    assert (tmp_path / "run" / "trec.jsonl").read_text().count("\n") == 1
 
 
 # ---- a run

@@ -82,7 +82,7 @@ def test_gpus_and_nodes_are_spelled_as_each_engine_wants_them(tiny_folder, capsy
         (Common(), "needs --model"),
         (Common(model="http://host/v1"), "is served already"),
         (Common(model="x.gguf"), "e2bench export --model x.gguf"),
-        (Common(model="/nowhere/at/all"), "cannot be read"),
+        (Common(model="/nowhere/at/all"), "no folder or file /nowhere/at/all"),
         (Common(model="TINY", scale="2,4"), "give one number"),
         (Common(model="TINY", scale="per-input"), "is several scales"),
         (Common(model="TINY", scale="4", method="ntk"), "linear, yarn or none"),

@@ -74,6 +74,12 @@ def test_unknown_keys_are_refused_with_a_suggestion():
         ({"model": {"model_type": "llama"}}, "give one of them"),
         ({"base": "", "model": {"model_type": "llama"}}, "a new model needs `tokenizer`"),
         ({"train_window": 3}, "must exceed the 4 sinks"),
+        ({"learning_rate": -1.0}, "learning_rate is -1.0 in the recipe: it must be at least 0"),
+        ({"warmup_steps": -1}, "warmup_steps is -1"),
+        ({"batch_size": 16, "micro_batch": 5}, "batch_size 16 is not a multiple of micro_batch 5"),
+        ({"method": "pii"}, "unknown training method 'pii'; did you mean 'pi'?"),
+        ({"g_max": 0}, "g_max is 0: it must be at least 1"),
+        ({"scale": 0}, "scale is 0: it must be at least 1"),
         ({"data": "x.jsonl"}, "is a list of sources"),
     ],
 )

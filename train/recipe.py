@@ -105,8 +105,11 @@ class Recipe:
                 raise E2BenchError(f"{key} is {getattr(self, key)} in the recipe: it must be at least 1")
         if self.keep is not None and self.keep < 1:
             raise E2BenchError(f"keep is {self.keep} in the recipe: it must be at least 1, or null to keep all")
-        if self.seed < 0:
-            raise E2BenchError(f"seed is {self.seed} in the recipe: it must be at least 0")
+        for key in ("seed", "warmup_steps", "learning_rate", "weight_decay", "clip_norm"):
+            if getattr(self, key) < 0:
+                raise E2BenchError(f"{key} is {getattr(self, key)} in the recipe: it must be at least 0")
+        if self.batch_size % self.micro_batch:
+            raise E2BenchError(f"batch_size {self.batch_size} is not a multiple of micro_batch {self.micro_batch}")
         if bool(self.base) == bool(self.model):
             raise E2BenchError(
                 "a recipe starts from `base` (a checkpoint) or from `model` (a new config): give one of them"
@@ -115,6 +118,7 @@ class Recipe:
             raise E2BenchError("a new model needs `tokenizer` in the recipe: a folder or hub id")
         if self.train_window < self.sinks + 1:
             raise E2BenchError(f"train_window is {self.train_window}: it must exceed the {self.sinks} sinks")
+        self.e2_settings(1 if self.native_window is None else self.native_window)  # refuses what cannot be
 
     def e2_settings(self, native_window: int) -> E2Settings:
         """The part that decides positions, for a model of this native window."""

@@ -10,6 +10,7 @@ from e2bench.compare import compare
 from e2bench.errors import E2BenchError, printable
 
 SHOWN_CHARS = 40
+NUMBERS = ("first", "second", "difference", "95 % interval")  # a narrow terminal folds other columns
 
 
 def run(runs: list[Path], *, tasks: str | None, as_json: bool) -> None:
@@ -33,22 +34,22 @@ def _show(result: dict[str, Any]) -> None:
     console = Console()
     title = f"{result['second']} less {result['first']}, {result['unit']}"
     table = Table(title=escape(printable(title)), title_justify="left")
-    columns = ("task", "samples", "first", "second", "difference", "95 % interval", "changed", "better", "worse")
+    columns = ("task", "n", "first", "second", "difference", "95 % interval", "better / worse")
     for at, column in enumerate(columns):
-        table.add_column(column, justify="right" if at else "left")
+        table.add_column(column, justify="right" if at else "left", overflow="fold", no_wrap=column in NUMBERS)
     for name, row in result["tasks"].items():
         bounds = row["interval"]
         clear = bounds is not None and (bounds[0] > 0 or bounds[1] < 0)
         table.add_row(
             escape(printable(name)),
             str(row["samples"]),
-            *(f"{row[key]:.3f}" for key in ("first", "second")),
-            f"{row['difference']:+.3f}{' *' if clear else ''}",
-            f"{bounds[0]:+.3f} – {bounds[1]:+.3f}" if bounds else "",
-            *(str(row[key]) for key in ("changed", "better", "worse")),
+            *(f"{row[key]:.2f}" for key in ("first", "second")),
+            f"{row['difference']:+.2f}{' *' if clear else ''}",
+            f"{bounds[0]:+.2f} – {bounds[1]:+.2f}" if bounds else "",
+            f"{row['better']} / {row['worse']}",
         )
     console.print(table)
-    console.print("* the interval does not hold 0. better, worse: samples with a larger, a smaller number", style="dim")
+    console.print("* the interval does not hold 0. better / worse: samples with a larger, a smaller number", style="dim")
     if not result["largest"]:
         console.print("no sample changed")
         return

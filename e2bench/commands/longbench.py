@@ -11,11 +11,13 @@ from e2bench.options import Common
 from e2bench.processes import Processes
 from e2bench.records import check_folder, file_hashes
 from e2bench.scales import PER_INPUT, ScaleRule, parse_length, short_number
-from e2bench.session import batch_size, check_scale, default_out, finish_run, given, load_model, open_run, rule_for
+from e2bench.session import batch_size, check_scale, default_out, finish_run, given, load_model, open_run, rule_for, say
 from e2bench.task import Example, Task, read_examples, templates
 from e2bench.tasks.longbench import select
 from e2bench.tasks.models import find as find_preset
 from e2bench.truncation import MODES, input_limit
+
+DEMO = "demo"
 
 
 def run(
@@ -109,6 +111,11 @@ def data_folder(data: Path | None, tasks: list[Task]) -> Path:
         from e2bench.data import fetch
 
         return fetch("longbench")
+    if str(data) == DEMO and not data.exists():
+        from e2bench.tasks.demo import longbench_folder
+
+        say("--data demo: made-up samples; their scores show that the bench works, nothing else")
+        return longbench_folder()
     check_folder(data, "--data takes a folder with one NAME.jsonl a task")
     missing = [task.name for task in tasks if not (data / f"{task.name}.jsonl").is_file()]
     there = sorted(path.stem for path in data.glob("*.jsonl"))

@@ -18,8 +18,9 @@ def run(*, as_json: bool) -> None:
     from rich.table import Table
 
     table = Table(title="presets: --model NAME", title_justify="left")
-    for column in ("name", "tables", "where", "L", "g", "window", "input limit", "chat"):
-        table.add_column(column, justify="right" if column in ("L", "g", "window", "input limit") else "left")
+    for column in ("name", "tables", "L", "g", "window", "input limit", "chat"):
+        right = column in ("L", "g", "window", "input limit")
+        table.add_column(column, justify="right" if right else "left", no_wrap=column == "name")
     for preset in PRESETS:
         table.add_row(*_cells(preset))
     console = Console()
@@ -27,16 +28,20 @@ def run(*, as_json: bool) -> None:
     console.print("never published: train RECIPE stands for `e2bench train RECIPE --out FOLDER`, then --model FOLDER")
     console.print("pickle: the hub has no safetensors of it: give --allow-pickle")
     for preset in PRESETS:
-        if preset.note:
-            console.print(f"{preset.name}: {preset.note}", highlight=False, markup=False)
+        text = ". ".join(filter(None, (_where(preset), preset.note)))
+        console.print(f"{preset.name}: {text}", highlight=False, markup=False)
+
+
+def _where(preset: Preset) -> str:
+    if preset.repo is None:
+        return f"train {preset.recipe}"
+    return preset.repo + (" (pickle)" if preset.pickled else "")
 
 
 def _cells(preset: Preset) -> tuple[str, ...]:
-    where = f"train {preset.recipe}" if preset.repo is None else preset.repo + (" (pickle)" if preset.pickled else "")
     return (
         preset.name,
         preset.tables,
-        where,
         short_length(preset.native_window) if preset.native_window else "",
         str(preset.scale) if preset.scale > 1 else "",
         short_length(preset.window),

@@ -65,7 +65,7 @@ def run(
     cells = cells_of(chosen, grid, rules, used)
     tokens = sum(cell.cost for cell in cells)
     say(
-        f"{len(chosen)} documents, {len(grid)} lengths and scales, {sum(len(c.windows) for c in cells):,} windows, "
+        f"documents: {len(chosen)}, lengths and scales: {len(grid)}, windows: {sum(len(c.windows) for c in cells):,}, "
         f"{tokens:,} tokens to read; {model.needed_bytes(windows[-1]) / 2**30:.2f} GiB beside the weights"
     )
     if dry_run:

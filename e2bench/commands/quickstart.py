@@ -7,12 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from e2bench.commands import attention, longbench, passkey, ppl
-from e2bench.data import cache_folder
 from e2bench.options import Common
 from e2bench.processes import Processes
 from e2bench.report import write_report
 from e2bench.session import say
-from e2bench.tasks.demo import corpus_file, write_longbench
+from e2bench.tasks.demo import corpus_file, longbench_folder
 
 LENGTHS = "512,1k,2k,4k,8k"  # L to 16 L of the embedded model
 STEPS = 5
@@ -27,7 +26,7 @@ def run(common: Common) -> None:
     longbench.run(
         replace(common, out=out / "longbench", window=common.window or "2k"),
         tasks="all",
-        data=write_longbench(cache_folder() / "demo" / "longbench"),
+        data=longbench_folder(),
         limit=None,
         input_limit=None,
         truncation="official",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from e2bench.errors import E2BenchError, UnknownName
+from e2bench.loading import check_hub_id
 from e2bench.options import Common
 from e2bench.rope import RopeScaling, checkpoint_scaling, native_window, rope_config, text_config
 from e2bench.scales import PER_INPUT, parse_length, scale_rule
@@ -85,6 +86,8 @@ def _servable(common: Common) -> str:
 def _config(common: Common, name: str) -> Any:
     from transformers import AutoConfig
 
+    if not Path(name).is_dir():
+        check_hub_id(name)
     try:
         return AutoConfig.from_pretrained(
             name, revision=common.revision or "main", trust_remote_code=common.trust_remote_code

@@ -13,6 +13,7 @@ _METHODS |= {"longrope": "LongRoPE", "checkpoint": "the checkpoint's own"}
 _TUNINGS = {"none": "plain fine-tuning", "pi": "PI (tuned)", "pose": "PoSE"}
 # Settings that say where a run lies or how fast it went, not what it measured.
 _NOT_A_DIFFERENCE = {"out", "resume", "fresh", "model", "device", "device_map", "concurrency", "dry_run"}
+_NOT_A_DIFFERENCE |= {"suite", "versions"}  # Table 7 has a column for the suite
 
 
 def tokens(value: float) -> str:
@@ -58,7 +59,9 @@ def method(run: Run, cell_method: str | None = None) -> str:
     scaling = _METHODS.get(name, name)
     if run.e2 is None:
         return "None" if name == "linear" and set(_scales(run)) == {1} else scaling
-    return tuning(run.e2) if name in ("linear", "none", "") else f"{tuning(run.e2)}, {scaling}"
+    is_untuned_pi = name == "linear" and run.e2.get("method") == "none" and set(_scales(run)) != {1}
+    is_usual = name in ("linear", "none", "") and not is_untuned_pi
+    return tuning(run.e2) if is_usual else f"{tuning(run.e2)}, {scaling}"
 
 
 def _scales(run: Run) -> list[Any]:
