@@ -49,7 +49,7 @@ def _show(result: dict[str, Any]) -> None:
             f"{row['better']} / {row['worse']}",
         )
     console.print(table)
-    console.print("* the interval does not hold 0. better / worse: samples with a larger or smaller number", style="dim")
+    console.print("* the interval does not hold 0. better / worse: samples with more, with less", style="dim")
     if not result["largest"]:
         console.print("no sample changed")
         return
