@@ -170,12 +170,13 @@ class RunFolder:
             raise DataError(f"{self.path / RUN}: resolved is a JSON {type(resolved).__name__}, needed is an object")
         old = {"experiment": earlier.get("experiment"), **(resolved or {})}
         new = {"experiment": self.manifest["experiment"], **json.loads(json.dumps(self.manifest["resolved"]))}
-        for name in [*new, *(n for n in old if n not in new)]:
-            if old.get(name) != new.get(name):
-                raise RunFolderError(
-                    f"{self.path} holds a run with {name} = {_short(old.get(name))}, not {_short(new.get(name))}; "
-                    "choose another --out, or give --fresh to drop the old run"
-                )
+        differing = [name for name in {**new, **old} if old.get(name) != new.get(name)]
+        if differing:
+            named = [f"{name} = {_short(old.get(name))}, not {_short(new.get(name))}" for name in differing[:3]]
+            raise RunFolderError(
+                f"{self.path} holds a run with {' and '.join(named)}; "
+                "choose another --out, or give --fresh to drop the old run"
+            )
 
     def _clear(self) -> None:
         with disk_errors(self.path):

@@ -155,6 +155,13 @@ def test_other_commands_refuse_in_one_line_too(
     refused(cli(*arguments), *said)
 
 
+def test_a_folder_of_runs_names_them_to_score(cli: Any, tmp_path: Path) -> None:
+    for name in ("g4", "g2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text("{}", encoding="utf-8")
+    refused(cli("score", tmp_path), "holds runs and is none: score one of g2, g4, or `e2bench report` all")
+
+
 def test_demo_stands_for_longbench_without_a_network(cli: Any, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("E2BENCH_CACHE", str(tmp_path / "cache"))

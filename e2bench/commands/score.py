@@ -6,19 +6,27 @@ import json
 from pathlib import Path
 from typing import Any
 
-from e2bench.errors import printable
+from e2bench.errors import DataError, printable
+from e2bench.records import RUN
 from e2bench.scales import short_length
 from e2bench.scoring import SCHEMES, score_folder, write_scores
 
 
 def run(folder: Path, *, as_json: bool, rouge_score: bool) -> None:
     """Score a folder; print JSON and write nothing, or write scores.json and print a table."""
+    _refuse_several(folder)
     scores = score_folder(folder, rouge_score=rouge_score)
     if as_json:
         print(json.dumps({"tasks": scores.get("tasks", {}), "averages": scores.get("averages", {})}))
         return
     write_scores(folder, scores)
     show(folder, scores)
+
+
+def _refuse_several(folder: Path) -> None:
+    runs = sorted(path.parent.name for path in folder.glob(f"*/{RUN}"))
+    if runs and not any(folder.glob("*.jsonl")):
+        raise DataError(f"{folder} holds runs and is none: score one of {', '.join(runs[:6])}, or `e2bench report` all")
 
 
 def show(folder: Path, scores: dict[str, Any]) -> None:
