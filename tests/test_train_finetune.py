@@ -176,6 +176,20 @@ def test_other_settings_in_the_same_folder_are_refused_by_name(recipe, tmp_path)
     assert json.loads((tmp_path / "e2_config.json").read_text())["g_max"] == 5
 
 
+def test_a_run_with_every_step_done_takes_no_other(recipe, finished, tmp_path):
+    """Killed between the last checkpoint and the final model."""
+    shutil.copytree(finished, tmp_path / "out")
+    (tmp_path / "out" / "model.safetensors").unlink()
+    assert train(load_recipe(str(recipe)), tmp_path / "out")
+    assert log(tmp_path / "out") == log(finished)
+    got, expected = weights(tmp_path / "out"), weights(finished)
+    assert all(torch.equal(got[name], expected[name]) for name in expected)
+    assert json.loads((tmp_path / "out" / "e2_config.json").read_text())["step"] == 24
+    assert sorted(p.name for p in (tmp_path / "out").glob("checkpoint-*")) == sorted(
+        p.name for p in finished.glob("checkpoint-*")
+    )
+
+
 def test_a_batch_that_cannot_be_divided_is_refused(recipe, tmp_path):
     with pytest.raises(E2BenchError, match="batch_size 4 is not a multiple of micro_batch 3"):
         train(load_recipe(str(recipe), ["micro_batch=3"]), tmp_path)

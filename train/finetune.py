@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -245,6 +246,13 @@ def make_trainer(
     )
 
 
+class NoRows(IterableDataset[dict[str, torch.Tensor]]):
+    """What is left to train on when every step is done."""
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        return iter(())
+
+
 def packed_rows(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, first_step: int = 0) -> PackedRows:
     """The recipe's training rows, from those of step `first_step` on."""
     return PackedRows(
@@ -277,7 +285,11 @@ def train(recipe: Recipe, out: Path, *, fresh: bool = False) -> bool:
     writer = CheckpointConfig(config, tokens_per_step, recipe.keep)
     with StopOnSignal() as stop:
         log = [TrainLog(out, tokens_per_step, first_step)] if arguments.process_index == 0 else []
-        rows = packed_rows(recipe, tokenizer, first_step)
+        rows: IterableDataset[dict[str, torch.Tensor]] = packed_rows(recipe, tokenizer, first_step)
+        if first_step >= recipe.steps:
+            # killed between its last checkpoint and the final model: Trainer would take a step before it counts them
+            rows = NoRows()
+            logging.getLogger("transformers.trainer").setLevel(logging.ERROR)  # it warns that there are none
         trainer = make_trainer(recipe, arguments, rows, processing_class=tokenizer, callbacks=[writer, stop, *log])
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.state.global_step < recipe.steps:

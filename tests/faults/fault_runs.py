@@ -166,7 +166,7 @@ def whole_lines(folder: Path) -> dict[str, list[bytes]]:
 
 def check_same(got: dict[str, bytes], expected: dict[str, bytes]) -> None:
     """The same files, each the same to the byte; what differs is shown by name."""
-    assert got.keys() == expected.keys()
+    assert got.keys() == expected.keys(), f"files on one side only: {sorted(got.keys() ^ expected.keys())}"
     for name, content in expected.items():
         assert got[name] == content, f"{name} differs"
 
