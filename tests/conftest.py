@@ -21,7 +21,12 @@ if not os.environ.get("E2BENCH_TEST_GPU"):  # references are computed on the CPU
 for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_STEP_NUM_TASKS"):
     os.environ.pop(name, None)  # tests started inside a job are still one process
 
+import hypothesis  # noqa: E402
 import pytest  # noqa: E402
+
+# The same examples at every run, as long as they take: a busy machine, or luck, fails no test.
+hypothesis.settings.register_profile("e2bench", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("e2bench")
 
 NATIVE_WINDOW = 128  # L of the tiny model
 VOCAB = 512

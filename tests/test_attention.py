@@ -37,7 +37,7 @@ def cell_of(model: Model, length: int = 480, depth: float = 0.5, **more) -> Cell
 
 
 @given(length=st.integers(330, 900), depth=st.floats(0, 1), scattered=st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_input_and_answer_have_exactly_the_length_and_the_gold_span_is_the_value(
     tiny_model: Model, length: int, depth: float, scattered: bool
 ) -> None:

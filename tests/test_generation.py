@@ -60,7 +60,7 @@ def reference(tiny_folder: Path) -> Any:
 
 
 @given(sizes=st.lists(st.integers(1, 90), min_size=1, max_size=5))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_a_batch_of_mixed_lengths_gives_the_tokens_of_single_prompts_and_of_transformers(
     tiny_model: Model, reference: Any, sizes: list[int]
 ) -> None:

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -46,7 +46,6 @@ def states(seed: int, rows: int, heads: int, groups: int, queries: int, keys: in
     window=st.none() | st.integers(1, 30),
     rows=st.integers(1, 2),
 )
-@settings(deadline=None)
 def test_prefill_chunks_and_single_steps_equal_eager_attention(
     seed: int, heads: int, groups: int, queries: int, past: int, window: int | None, rows: int
 ) -> None:
@@ -62,7 +61,6 @@ def test_prefill_chunks_and_single_steps_equal_eager_attention(
     lengths=st.lists(st.integers(1, 20), min_size=1, max_size=5),
     window=st.none() | st.integers(1, 30),
 )
-@settings(deadline=None)
 def test_decoding_rows_of_different_lengths_equals_eager_attention(
     seed: int, groups: int, lengths: list[int], window: int | None
 ) -> None:

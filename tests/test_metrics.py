@@ -37,7 +37,7 @@ METRIC_OF = {
 }
 FIRST_LINE = {"trec", "triviaqa", "samsum", "lsht"}
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="published predictions are not beside the checkout")
-generated = settings(deadline=None, max_examples=200)
+generated = settings(max_examples=200)
 
 
 # ---- the official scorer's own numbers -------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ GRID = [(160, RopeScaling("linear", 2)), (321, RopeScaling("linear", 3))]
 
 
 @given(tokens=st.integers(250, 900), depth=st.floats(0, 1), key=st.integers(10000, 99999))
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 def test_a_prompt_has_exactly_its_target_of_tokens(tiny_model: Model, tokens: int, depth: float, key: int) -> None:
     ids = build_prompt(tiny_model, tokens, depth, str(key))
     assert len(ids) == tokens

@@ -100,7 +100,7 @@ def test_every_protocol_equals_its_reference_in_float64(
 
 
 @given(tokens=st.integers(2, 300), window=st.integers(2, 80), stride=st.integers(1, 79), bos=st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_press_and_yarn_score_every_token_exactly_once(tokens: int, window: int, stride: int, bos: bool) -> None:
     if stride >= window or (bos and window < 3):
         return

@@ -8,9 +8,11 @@ import sys
 import threading
 import time
 from datetime import timedelta
+from pathlib import Path
 
 import psutil
 import pytest
+import slowed
 import torch.distributed as dist
 
 from e2bench import processes
@@ -35,9 +37,9 @@ def joined(world):
     return [Processes(rank, world, store) for rank, store in enumerate(stores)]
 
 
-def command(folder, data, out):
+def command(folder, data, out, program=("-m", "e2bench")):
     own = ["longbench", "--model", str(folder), "--scale", "4", "--data", str(data), "--tasks", ",".join(TASKS)]
-    return ["-m", "e2bench", *own, "--window", "320", "--batch-size", "1", "--no-early-stop", "--out", str(out)]
+    return [*program, *own, "--window", "320", "--batch-size", "1", "--no-early-stop", "--out", str(out)]
 
 
 def environment(**more):
@@ -90,7 +92,8 @@ def test_a_killed_run_of_three_resumed_with_two_gives_the_files_of_a_single_proc
     total = lines(tmp_path / "one")
 
     out = tmp_path / "many"
-    killed = launch(3, command(tiny_folder, data, out), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    stoppable = command(tiny_folder, data, out, program=[slowed.__file__])
+    killed = launch(3, stoppable, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     while killed.poll() is None and lines(out) < 4:
         time.sleep(0.02)
     kill_with_ranks(killed)
@@ -113,10 +116,12 @@ def test_the_others_tell_of_a_killed_rank_and_the_run_resumes_alone(tiny_folder,
     data = write_longbench(tmp_path / "data", examples=6)
     out = tmp_path / "run"
     arguments = command(tiny_folder, data, out)
-    shorter = ["-c", "import sys, e2bench.processes as p; p.SILENCE_S = 8; from e2bench.cli import main; main()"]
+    code = "import sys, e2bench.processes as p; p.SILENCE_S = 8; import slowed; slowed.slow_down('longbench'); "
+    shorter = ["-c", code + "from e2bench.cli import main; main()"]
     port, ranks = str(free_port()), []
     for rank in range(2):  # as srun starts them: no agent that would end the other
         variables = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        variables |= {"PAUSE_S": "0.25", "PYTHONPATH": str(Path(slowed.__file__).parent)}
         line = [sys.executable, *shorter, *arguments[2:]]
         ranks.append(subprocess.Popen(line, env=environment(**variables), stderr=subprocess.PIPE, text=True))
     while ranks[1].poll() is None and not list(out.glob("*rank1*")):
@@ -158,14 +163,14 @@ def test_what_rank_0_shares_reaches_all_and_names_may_come_again():
 
 
 def test_a_silent_rank_is_named_and_a_beating_one_is_waited_for(monkeypatch):
-    monkeypatch.setattr(processes, "SILENCE_S", 0.3)
+    monkeypatch.setattr(processes, "SILENCE_S", 1.0)
     first, second = joined(2)
-    beats = threading.Thread(target=lambda: [(second.store.add("heart/1", 1), time.sleep(0.05)) for _ in range(12)])
+    beats = threading.Thread(target=lambda: [(second.store.add("heart/1", 1), time.sleep(0.05)) for _ in range(40)])
     beats.start()
     began = time.monotonic()
     with pytest.raises(RunFailed, match=r"process 1 of 2 is gone.*the same command again"):
         first.barrier("finished")
-    assert time.monotonic() - began > 0.6
+    assert time.monotonic() - began > 2.0
     beats.join()
 
 

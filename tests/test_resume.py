@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import slowed
 
 WORDS = ("the", "old", "house", "keeps", "a", "letter", "near", "quiet", "river", "and", "small", "window", "17", "482")
 PASSKEY = ("passkey", "--lengths", "256,512,1k", "--depths", "3", "--trials", "2")
@@ -38,8 +39,9 @@ def test_a_killed_run_ends_in_the_files_of_an_undisturbed_one(
     whole = (tmp_path / "whole" / f"{name}.jsonl").read_bytes()
 
     killed = command(tiny_folder, documents, arguments, tmp_path / "killed")
+    stoppable = [sys.executable, slowed.__file__, *killed[3:]]
     lines = tmp_path / "killed" / f"{name}.jsonl"
-    process = subprocess.Popen(killed, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(stoppable, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not (lines.exists() and lines.read_bytes().count(b"\n") >= 2):
         assert process.poll() is None, "the run ended before it was killed"

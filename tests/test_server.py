@@ -176,8 +176,8 @@ def test_a_faulty_answer_is_asked_for_again(server, tokenizer, fault):
 
 
 def test_a_silent_server_is_asked_again_after_the_time_out(server, tokenizer):
-    model = connect(server, tokenizer, lambda handler, body: time.sleep(1.5), text_of(" one"))
-    model.endpoint._client.timeout = httpx.Timeout(0.3)
+    model = connect(server, tokenizer, lambda handler, body: time.sleep(2.5), text_of(" one"))
+    model.endpoint._client.timeout = httpx.Timeout(1.0)
     assert ask(model).text == " one"
 
 

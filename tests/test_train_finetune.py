@@ -11,6 +11,7 @@ import time
 
 import pytest
 import safetensors.torch
+import slowed
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -19,10 +20,6 @@ from e2bench.train.finetune import main, train
 from e2bench.train.recipe import load_recipe
 from e2bench.train.tokenizer import train_tokenizer
 
-RUN = "import sys; from e2bench.train.recipe import load_recipe; from e2bench.train.finetune import train\n"
-RUN += (
-    "from pathlib import Path; sys.exit(0 if train(load_recipe(sys.argv[1], sys.argv[3:]), Path(sys.argv[2])) else 7)"
-)
 LORA = ["lora.rank=4", "lora.dropout=0.2"]
 
 
@@ -78,8 +75,8 @@ def log(folder):
 
 
 def started(recipe, out, overrides):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", RUN, str(recipe), str(out), *overrides]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PAUSE_S": "0.3"}
+    command = [sys.executable, slowed.__file__, "train", str(recipe), *overrides, "--out", str(out)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
@@ -131,7 +128,7 @@ def test_sigterm_saves_and_ends_and_adapters_with_dropout_go_on_the_same(recipe,
     wait_for(tmp_path / "stopped" / "train.jsonl", process)
     wait_for(tmp_path / "stopped" / "checkpoint-5", process)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 7
+    assert process.wait(timeout=200) == 130
     saved = [int(path.parent.name.rpartition("-")[2]) for path in tmp_path.glob("stopped/checkpoint-*/e2_config.json")]
     assert 5 <= max(saved) < 60
     assert train(load_recipe(str(recipe), overrides), tmp_path / "stopped")
@@ -223,12 +220,10 @@ def test_two_processes_give_the_losses_of_one(recipe, tmp_path):
     """At a rate that lets 24 steps learn, and not at 1e-2: AdamW's first steps take the sign even of rounding."""
     rate = "learning_rate=1e-3"
     assert train(load_recipe(str(recipe), [rate]), tmp_path / "one")
-    script = tmp_path / "run.py"
-    script.write_text(RUN)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29611"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    overrides = [rate, "micro_batch=2"]
-    subprocess.run([*command, str(script), str(recipe), str(tmp_path / "two"), *overrides], env=environment, check=True)
+    run = ["-m", "e2bench", "train", str(recipe), rate, "micro_batch=2", "--out", str(tmp_path / "two")]
+    subprocess.run([*command, *run], env=environment, check=True)
     one, two = ([line["loss"] for line in log(folder)] for folder in (tmp_path / "one", tmp_path / "two"))
     assert one[-1] < 0.98 * one[0]
     assert two == pytest.approx(one, rel=1e-6)

@@ -40,7 +40,7 @@ def official(tokenizer: Any, prompt: str, limit: int, wrap: ChatWrapper | None =
 
 
 @given(text=TEXTS, limit=st.integers(2, 80), wrapped=st.booleans())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_official_mode_feeds_what_longbench_feeds(
     tiny_model: Model, tokenizer: Any, text: str, limit: int, wrapped: bool
 ) -> None:
@@ -51,7 +51,7 @@ def test_official_mode_feeds_what_longbench_feeds(
 
 
 @given(text=TEXTS, limit=st.integers(2, 80), room=st.integers(1, 80), mode=st.sampled_from(["official", "ids"]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_the_room_is_never_exceeded(tiny_model: Model, text: str, limit: int, room: int, mode: str) -> None:
     fitted = fit(text, tiny_model, limit=limit, room=room, mode=mode, wrap=INST)
     assert fitted.kept_tokens <= room
@@ -59,7 +59,6 @@ def test_the_room_is_never_exceeded(tiny_model: Model, text: str, limit: int, ro
 
 
 @given(text=TEXTS, spare=st.integers(0, 5), mode=st.sampled_from(["official", "ids"]))
-@settings(deadline=None)
 def test_a_prompt_that_fits_is_left_alone(tiny_model: Model, text: str, spare: int, mode: str) -> None:
     ids = tiny_model.encode(text)
     fitted = fit(text, tiny_model, limit=len(ids) + spare, room=len(ids) + spare, mode=mode)

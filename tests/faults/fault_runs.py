@@ -6,6 +6,7 @@ real `e2bench.cli.main`, with its output in a pipe and whatever limits of the op
 
 from __future__ import annotations
 
+import ctypes
 import json
 import multiprocessing
 import os
@@ -19,6 +20,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from slowed import slow_down
 
 PRELOAD = (
     "e2bench.cli",
@@ -36,16 +39,19 @@ _context.set_forkserver_preload(list(PRELOAD))
 Limits = dict[int, int]  # resource.RLIMIT_…: bytes
 
 
-def _run(arguments: Sequence[str], said: Any, limits: Limits, more_memory: int | None) -> None:
+def _run(arguments: Sequence[str], said: Any, limits: Limits, more_memory: int | None, slowed: bool) -> None:
     """What the forked process does. Nothing of the test's own process runs in it afterwards."""
     for stream in (1, 2):
         os.dup2(said.fileno(), stream)
     sys.stdout = os.fdopen(1, "w", closefd=False)  # the old objects know another kind of file
     sys.stderr = os.fdopen(2, "w", closefd=False)
     if more_memory is not None:
-        limits = {**limits, resource.RLIMIT_AS: address_space(os.getpid()) + more_memory}
+        limits = {**limits, resource.RLIMIT_DATA: data_bytes(os.getpid()) + more_memory}
     for kind, size in limits.items():
         resource.setrlimit(kind, (size, resource.getrlimit(kind)[1]))
+    if slowed:
+        slow_down(arguments[0])
+        give_memory_back()
     sys.argv = ["e2bench", *arguments]
     code: Any = 1
     try:
@@ -59,6 +65,12 @@ def _run(arguments: Sequence[str], said: Any, limits: Limits, more_memory: int |
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def give_memory_back() -> None:
+    """Let glibc take each large tensor from the system and give it back at once, so that a limit set later is met."""
+    mmap_threshold = -3  # M_MMAP_THRESHOLD of malloc.h
+    ctypes.CDLL(None).mallopt(mmap_threshold, 1 << 17)
 
 
 @dataclass
@@ -106,10 +118,19 @@ class Ended:
         return [line for line in self.said.splitlines() if line.startswith("e2bench: ")]
 
 
-def start(arguments: Sequence[object], *, limits: Limits | None = None, more_memory: int | None = None) -> Started:
-    """Start `e2bench ARGUMENTS`. more_memory: bytes it may take beyond what the imports took (RLIMIT_AS)."""
+def start(
+    arguments: Sequence[object],
+    *,
+    limits: Limits | None = None,
+    more_memory: int | None = None,
+    slowed: bool = False,
+) -> Started:
+    """Start `e2bench ARGUMENTS`. more_memory: bytes it may take beyond what the imports took (RLIMIT_DATA).
+
+    slowed: with a pause after each line, for what is to happen to the run after one of them.
+    """
     pipe, said = _context.Pipe(duplex=False)
-    values = ([str(argument) for argument in arguments], said, limits or {}, more_memory)
+    values = ([str(argument) for argument in arguments], said, limits or {}, more_memory, slowed)
     process = _context.Process(target=_run, args=values)
     process.start()
     said.close()
@@ -131,9 +152,18 @@ def failed_clearly(ended: Ended, *codes: int) -> str:
     return ended.lines()[0]
 
 
-def address_space(pid: int) -> int:
-    """Bytes that RLIMIT_AS counts."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
+def data_bytes(pid: int) -> int:
+    """Bytes that RLIMIT_DATA counts, about; RLIMIT_AS would leave glibc the heaps that it reserved for threads."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[5]) * resource.getpagesize()
+
+
+def wait_for_lines(count: int, out: Path, running: Callable[[], bool]) -> None:
+    """Until a run has written that many; it must be running still."""
+    deadline = time.monotonic() + LONGEST_S
+    while sum(map(len, whole_lines(out).values())) < count:
+        assert running(), f"the run ended before its line {count}"
+        assert time.monotonic() < deadline, f"no line {count} after {LONGEST_S:.0f} s"
+        time.sleep(0.005)
 
 
 # ---- what a run leaves

@@ -14,21 +14,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import slowed
 from fault_runs import (
     Ended,
-    address_space,
     check_same,
+    data_bytes,
     failed_clearly,
     finish,
     snapshot,
     start,
+    wait_for_lines,
     whole_lines,
 )
 
 from e2bench.tasks.demo import write_longbench
 
 MIB = 1 << 20
-needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="/proc and RLIMIT_AS are Linux's")
+needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's, and so is what RLIMIT_DATA counts")
 
 
 @pytest.fixture(scope="module")
@@ -99,10 +101,8 @@ def test_a_folder_that_cannot_be_written_is_one_line(demo: Path, tmp_path: Path)
 
 def interrupted(demo: Path, out: Path) -> None:
     """Kill a run once it has made three of its eight lines."""
-    run = start(command(demo, out))
-    deadline = time.monotonic() + 100
-    while sum(map(len, whole_lines(out).values())) < 3 and run.running and time.monotonic() < deadline:
-        time.sleep(0.002)
+    run = start(command(demo, out), slowed=True)
+    wait_for_lines(3, out, lambda: run.running)
     assert run.kill_after(0)
 
 
@@ -220,11 +220,9 @@ def test_memory_too_small_for_the_first_batch_is_one_line_and_more_of_it_ends_th
 def test_memory_that_runs_out_at_a_later_batch_keeps_what_was_made(
     documents: Path, measured: Path, tmp_path: Path
 ) -> None:
-    run = start(ppl(documents, tmp_path / "run"))
-    deadline = time.monotonic() + 100
-    while not any(whole_lines(tmp_path / "run").values()) and run.running and time.monotonic() < deadline:
-        time.sleep(0.001)
-    resource.prlimit(run.pid, resource.RLIMIT_AS, (address_space(run.pid) // 2,) * 2)
+    run = start(ppl(documents, tmp_path / "run"), slowed=True)
+    wait_for_lines(1, tmp_path / "run", lambda: run.running)
+    resource.prlimit(run.pid, resource.RLIMIT_DATA, (data_bytes(run.pid) // 2,) * 2)
     assert "out of memory" in failed_clearly(run.end(), 1)
     kept = whole_lines(tmp_path / "run")
     assert sum(map(len, kept.values())) >= 1
@@ -242,13 +240,11 @@ def hear_ctrl_c() -> None:
 
 
 def interrupted_twice(arguments: Sequence[object], out: Path, apart_s: float) -> Ended:
-    """A process of its own, from the shell's command to its exit: two SIGINTs once the first line is there."""
-    line = [sys.executable, "-m", "e2bench", *map(str, arguments)]
+    """A process of its own, from its start to its exit: two SIGINTs once the first line is there."""
+    line = [sys.executable, slowed.__file__, *map(str, arguments)]
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     with subprocess.Popen(line, **pipes, text=True, preexec_fn=hear_ctrl_c) as process:
-        deadline = time.monotonic() + 100
-        while not any(whole_lines(out).values()) and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.002)
+        wait_for_lines(1, out, lambda: process.poll() is None)
         process.send_signal(signal.SIGINT)
         time.sleep(apart_s)
         process.send_signal(signal.SIGINT)
