@@ -10,7 +10,7 @@ from e2bench.report.runs import Run, number
 
 _METHODS = {"none": "None", "linear": "PI", "ntk": "NTK", "dynamic": "Dynamic NTK", "yarn": "YaRN"}
 _METHODS |= {"longrope": "LongRoPE", "checkpoint": "the checkpoint's own"}
-_TUNINGS = {"none": "plain fine-tuning", "pi": "PI (tuned)", "pose": "PoSE"}
+_TUNINGS = {"none": "plain training", "pi": "PI (tuned)", "pose": "PoSE"}
 # Settings that say where a run lies or how fast it went, not what it measured.
 _NOT_A_DIFFERENCE = {"out", "resume", "fresh", "model", "device", "device_map", "concurrency", "dry_run"}
 _NOT_A_DIFFERENCE |= {"suite", "versions"}  # Table 7 has a column for the suite
