@@ -253,6 +253,7 @@ def compare(
 def main() -> None:
     """Run the command line; exit 0 done, 2 the user's mistake, 1 our failure, 130 interrupted."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a table with a dash must not end a run under an ASCII locale
             stream.reconfigure(errors="backslashreplace")
@@ -279,6 +280,17 @@ def main() -> None:
         if code is None:
             raise
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _open_closed_streams() -> None:
+    """`e2bench … >&-`: to nowhere. Else the first file opened would be descriptor 1, and get what is printed."""
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8"))
 
 
 INTERRUPTED = "interrupted; give the same command again to continue"

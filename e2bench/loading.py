@@ -117,9 +117,7 @@ def _source(spec: ModelSpec) -> tuple[dict[str, Any], Path | None]:
 def check_hub_id(name: str) -> None:
     """Raises ModelError for a name, no folder's, that can be no hub id either: that would be asked for in vain."""
     if name.startswith(("/", ".", "~")) or name.count("/") != 1:
-        raise ModelError(
-            f"no folder or file {name}; --model takes a hub id (owner/name), a folder, a .gguf file or an adapter"
-        )
+        raise ModelError(f"no folder or file {name}; give a folder, a .gguf file or a hub id (owner/name)")
 
 
 def _check_folder(path: Path, spec: ModelSpec) -> None:

@@ -104,6 +104,14 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise RunFolderError(f"{path} cannot be written: {error.strerror}; choose another folder with --out") from None
 
 
+def make_folder(path: Path) -> None:
+    """The folder that --out names, and those above it. RunFolderError for a file, or where none can be made."""
+    if path.is_file():
+        raise RunFolderError(f"{path} is a file; give a folder with --out")
+    with disk_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
 class RunFolder:
     """One run on disk. Use as a context manager: the lock is held inside.
 
@@ -129,8 +137,7 @@ class RunFolder:
 
     def __enter__(self) -> RunFolder:
         if self.rank == 0:
-            with disk_errors(self.path):
-                self.path.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path)
             self._lock()
             try:
                 self._start()

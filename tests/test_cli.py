@@ -65,7 +65,7 @@ def refused(ended: Any, *said: str) -> None:
         (["--attn", "flash"], ["flash", "sdpa"]),
         (["--model", "/nowhere/model"], ["no folder or file /nowhere/model"]),
         (["--model", "absent.gguf"], ["no file absent.gguf"]),
-        (["--model", "absent"], ["no folder or file absent; --model takes"]),
+        (["--model", "absent"], ["no folder or file absent; give a folder"]),
         (["--model", "NO-WEIGHTS"], ["holds no weights"]),
         (["--model", "NO-TOKENIZER"], ["tokenizer"]),
         (["--model", "NO-CONFIG"], ["no config.json"]),

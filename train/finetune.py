@@ -26,7 +26,7 @@ from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainingArguments, default_data_collator
 
 from e2bench.errors import E2BenchError, RunFailed, RunFolderError, one_line
-from e2bench.records import disk_errors
+from e2bench.records import disk_errors, make_folder
 from e2bench.rope import checkpoint_scaling, native_window
 from e2bench.train.callbacks import (
     CONFIG_NAME,
@@ -154,8 +154,8 @@ def e2_config(recipe: Recipe, native: int) -> dict[str, Any]:
 
 def prepare_folder(out: Path, config: dict[str, Any], fresh: bool) -> None:
     """Remove torn checkpoints, or with `fresh` all; refuse a newest one that is damaged or has other settings."""
+    make_folder(out)
     with disk_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
         kept = [] if fresh else complete_checkpoints(out)
         for path in set(out.glob("checkpoint-*")) - set(kept):
             shutil.rmtree(path)

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufCo
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from e2bench.errors import ModelError, one_line
+from e2bench.loading import check_hub_id
 from e2bench.train.initial import plant_induction
 from e2bench.train.recipe import Recipe
 
@@ -85,7 +86,10 @@ def _located(name: str) -> tuple[str, dict[str, str]]:
         if not path.is_file():
             raise ModelError(f"{name} does not exist; give the path of a GGUF file")
         return str(path.parent), {"gguf_file": path.name}
-    return (str(path) if path.is_dir() else name), {}
+    if path.is_dir():
+        return str(path), {}
+    check_hub_id(name)
+    return name, {}
 
 
 def _cannot_load(name: str, error: Exception) -> ModelError:

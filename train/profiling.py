@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import multiprocessing
 import os
 import resource
@@ -18,6 +17,7 @@ import torch
 from torch.utils.data import IterableDataset
 from transformers import TrainerCallback
 
+from e2bench.records import make_folder, write_json
 from e2bench.train.loading import load_config
 from e2bench.train.plan import make_plan
 from e2bench.train.recipe import Recipe
@@ -58,13 +58,13 @@ class StepTimer(TrainerCallback):
 
 def write_profile(recipe: Recipe, out: Path) -> str:
     """Measure and write `out/profile.json`; returns a line that names it. Each case runs in a process of its own."""
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     measured = []
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # a pool of compilers would outlive its case, and warn
     for case, window in profile_cases(recipe):
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             measured.append({**pool.apply(measure, (case,)), "window": window})
-        (out / "profile.json").write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+        write_json(out / "profile.json", measured)
     return f"measured: {out / 'profile.json'}"
 
 

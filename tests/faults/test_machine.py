@@ -6,6 +6,7 @@ Each run ends in one clear line, and the same command afterwards in the files of
 from __future__ import annotations
 
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -86,6 +87,21 @@ def test_output_to_a_full_device_is_one_line(whole: Path) -> None:
         assert done.returncode == 1, arguments
         assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr, done.stderr
         assert done.stderr.startswith("e2bench: ") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
+def test_closed_streams_cost_a_run_nothing(demo: Path, whole: Path, tmp_path: Path, closed: str) -> None:
+    """No file of the run takes the place of a closed stream, where libraries would print into it."""
+    line = shlex.join([sys.executable, "-m", "e2bench", *map(str, command(demo, tmp_path / "run"))])
+    done = subprocess.run(f"{line} {closed}", shell=True, capture_output=True, text=True)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    check_same(snapshot(tmp_path / "run"), snapshot(whole))
+
+
+def test_a_file_where_the_folder_should_be_is_named(demo: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("mine")
+    assert "run is a file; give a folder with --out" in failed_clearly(start(command(demo, tmp_path / "run")).end(), 2)
+    assert (tmp_path / "run").read_text() == "mine"
 
 
 @needs_linux
