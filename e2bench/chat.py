@@ -1,4 +1,4 @@
-"""Chat wrappers around a prompt: the tokenizer's own template, LongBench's for Llama-2, FastChat's, or a file."""
+"""Chat wrappers around a prompt: the tokenizer's own template, LongBench's for Llama-2, Vicuna's, or a file."""
 
 from __future__ import annotations
 
@@ -10,8 +10,21 @@ from typing import Any
 
 from e2bench.errors import DataError, E2BenchError, UnknownName
 
-FASTCHAT = {"vicuna": "vicuna", "longchat": "vicuna"}  # LongBench pred.py:30-38 gives both Vicuna's conversation
-NAMES = ("auto", "none", "llama2", *FASTCHAT)
+VICUNA_SYSTEM = (  # FastChat 0.2.36, conversation template vicuna_v1.1
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+# The same conversation in transformers' form, saved beside a model that was tuned on it (`e2bench train`).
+VICUNA_TEMPLATE = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] }}{% else %}"
+    f"{VICUNA_SYSTEM}"
+    "{% endif %}{% set turn = namespace(lead=' ') %}{% for message in messages %}"
+    "{% if message['role'] == 'user' %}{{ turn.lead }}USER: {{ message['content'] }} ASSISTANT:"
+    "{% elif message['role'] == 'assistant' %} {{ message['content'] }}{{ eos_token }}{% set turn.lead = '' %}"
+    "{% endif %}{% endfor %}"
+)
+VICUNA = ("vicuna", "longchat")  # LongBench pred.py:30-38 at 2e00731 gives both models this conversation
+NAMES = ("auto", "none", "llama2", *VICUNA)
 
 
 @dataclass(frozen=True)
@@ -33,8 +46,8 @@ def chat_wrapper(name: str, tokenizer: Any) -> ChatWrapper | None:
         return None
     if name == "llama2":
         return ChatWrapper(name, lambda prompt: f"[INST]{prompt}[/INST]", special_tokens=True)
-    if name in FASTCHAT:
-        return ChatWrapper(name, _fastchat(FASTCHAT[name]), special_tokens=True)
+    if name in VICUNA:
+        return ChatWrapper(name, lambda prompt: f"{VICUNA_SYSTEM} USER: {prompt} ASSISTANT:", special_tokens=True)
     if name == "auto":
         return ChatWrapper(name, _template(tokenizer, None), special_tokens=False)
     if not name.endswith(".jinja"):
@@ -60,21 +73,4 @@ def _template(tokenizer: Any, template: str | None) -> Callable[[str], str]:
             raise E2BenchError(f"the chat template cannot wrap a prompt: {reason}") from None
 
     apply("one prompt, to find now what would fail after hours")
-    return apply
-
-
-def _fastchat(conversation: str) -> Callable[[str], str]:
-    try:
-        from fastchat.model import get_conversation_template
-    except ImportError:
-        raise E2BenchError(
-            f"--chat-template {conversation} comes from FastChat, which is not installed: pip install fschat"
-        ) from None
-
-    def apply(prompt: str) -> str:
-        chat = get_conversation_template(conversation)
-        chat.append_message(chat.roles[0], prompt)
-        chat.append_message(chat.roles[1], None)
-        return str(chat.get_prompt())
-
     return apply

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from e2bench.errors import DataError
+from e2bench.hub import OFFLINE, is_online
 from e2bench.model import Model, Prompt, common_prefix
 from e2bench.processes import Processes
 from e2bench.records import RunFolder, json_object
@@ -57,13 +58,14 @@ def hub_rows(task: ShortTask, limit: int | None) -> list[dict[str, Any]]:
     """Rows of the public data set. Raises DataError where there is none, or it cannot be fetched."""
     if task.hub is None:
         raise DataError(f"{task.name} is read from local data alone: give --data DIR with {task.file}.jsonl")
+    online = is_online()
     from datasets import load_dataset
 
     repo, config, split = task.hub
     try:
         rows = load_dataset(repo, config, split=split)
     except Exception as error:  # the hub client and datasets raise many kinds, offline ones among them
-        reason = " ".join(str(error).split())[:160]
+        reason = " ".join(str(error).split())[:160] if online else OFFLINE
         raise DataError(
             f"{task.name} ({repo}) cannot be fetched: {reason}; give your own copy with --data DIR"
         ) from None

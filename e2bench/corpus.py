@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from e2bench.errors import DataError
+from e2bench.hub import OFFLINE, is_online
+from e2bench.provenance import DEMO, HUB, OWN, PUBLIC, DataSource
 from e2bench.records import json_object
 
 DEFAULT_DOCS = 128  # the paper's (section 5.3)
@@ -98,20 +100,41 @@ def _parquet(path: Path) -> Iterator[Document]:
         yield Document(text, f"{path}:{number}")
 
 
-def open_corpus(data: str) -> Iterator[Document]:
-    """Documents of a local path, a data set that `e2bench data` knows, or a hub id (its `test` split, streamed)."""
-    from e2bench.tasks.corpora import DATASETS
+def open_corpus(data: str | None) -> Iterator[Document]:
+    """Documents of a local path, a data set that `e2bench data` knows, a hub id, or the demo ones.
 
-    if Path(data).exists() or data.startswith((".", "/", "~")) or data.endswith((".gz", ".jsonl", ".txt", ".parquet")):
-        return read_documents(Path(data).expanduser())
-    if data in DATASETS:
+    data: None and `demo` are the demo documents; a hub id's `test` split is streamed.
+    """
+    source = corpus_source(data)
+    if source.kind == DEMO:
+        from e2bench.tasks.demo import corpus_file
+
+        return read_documents(corpus_file())
+    if source.kind == PUBLIC:
         from e2bench.data import fetch
 
-        return read_documents(fetch(data))
-    return _hub(data)
+        return read_documents(fetch(source.name))
+    return read_documents(Path(str(data)).expanduser()) if source.kind == OWN else _hub(source.name)
+
+
+def corpus_source(data: str | None) -> DataSource:
+    """What `open_corpus` reads, by name; a data set that `e2bench data` knows is fetched for it."""
+    from e2bench.tasks.corpora import DATASETS
+
+    if data is None or data == DEMO:
+        return DataSource(DEMO)
+    if Path(data).exists() or data.startswith((".", "/", "~")) or data.endswith((".gz", ".jsonl", ".txt", ".parquet")):
+        return DataSource(OWN, Path(data).expanduser().resolve().name)
+    if data in DATASETS:
+        from e2bench.data import fetch, is_verified
+
+        return DataSource(PUBLIC, data, is_verified(data, fetch(data)))
+    return DataSource(HUB, data)
 
 
 def _hub(name: str) -> Iterator[Document]:
+    if not is_online():
+        raise DataError(f"no file {name}, and no data set of that name can be streamed: {OFFLINE}; give a file")
     from datasets import load_dataset
 
     try:

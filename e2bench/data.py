@@ -14,8 +14,11 @@ import zlib
 from pathlib import Path, PurePosixPath
 
 from e2bench.errors import DataError, UnknownName
+from e2bench.hub import OFFLINE, is_online
+from e2bench.records import file_hashes, read_json, write_json
 from e2bench.tasks.corpora import DATASETS, Archive
 
+SUMS = "sha256.json"  # beside what was unpacked: the hash of each file
 MAX_UNPACKED_BYTES = 8 << 30
 MAX_MEMBERS = 10_000
 
@@ -46,24 +49,34 @@ def fetch(name: str) -> Path:
         beside = target.with_name(f".{target.name}.{os.getpid()}")
         try:
             unpack(downloaded, beside, archive.members)
+            write_json(beside / SUMS, file_hashes(sorted(beside.iterdir())))
             beside.replace(target)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
     return target
 
 
+def is_verified(name: str, fetched: Path) -> bool:
+    """Whether what `fetch` gave is, file by file, what was verified when it was fetched."""
+    if fetched.is_file():
+        expected = DATASETS[name].sha256 or hub_hash(fetched)
+        return expected is not None and sha256_of(fetched) == expected
+    sums = fetched / SUMS
+    return sums.is_file() and file_hashes(p for p in sorted(fetched.iterdir()) if p != sums) == read_json(sums)
+
+
 def _download(archive: Archive) -> Path:
     """The file in the hub's cache, fetched if it is not there yet."""
     from huggingface_hub import hf_hub_download
 
+    online = is_online()
     try:
         return Path(hf_hub_download(archive.repo, archive.filename, repo_type="dataset", revision=archive.revision))
-    except Exception as error:  # the hub client raises many kinds, offline ones among them
-        reason = " ".join(str(error).split()).partition(". ")[0][:200]
-        own = "--data FOLDER takes your own copy"
-        own += ", --data demo made-up samples" if archive.name == "longbench" else ""
+    except Exception as error:  # the hub client raises many kinds
+        reason = " ".join(str(error).split()).partition(". ")[0][:200] if online else OFFLINE
         raise DataError(
-            f"{archive.name} cannot be fetched from the hub ({archive.repo}): {reason}; where it is needed, {own}"
+            f"{archive.name} cannot be fetched from the hub ({archive.repo}): {reason}; with a network: e2bench data "
+            f"{archive.name}; without: --data FOLDER (your own copy) or --data demo (comes with e2bench)"
         ) from None
 
 
@@ -73,10 +86,15 @@ def hub_hash(cached: Path) -> str | None:
     return name if re.fullmatch(r"[0-9a-f]{64}", name) else None
 
 
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def verify(path: Path, sha256: str) -> None:
     """Raises DataError when a file's SHA-256 is not the expected one."""
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = sha256_of(path)
     if found != sha256:
         raise DataError(f"{path} has SHA-256 {found[:16]}…, expected {sha256[:16]}…; delete it and fetch again")
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from e2bench.errors import DataError, E2BenchError
+from e2bench.hub import is_online
 from e2bench.kvcache import ATTENTION
 from e2bench.model import Model
 from e2bench.processes import Processes
@@ -41,6 +42,7 @@ METRICS = ("acc", "exact_match")
 def task_manager(tasks: Sequence[ShortTask], data: Path | None, work: Path) -> Any:
     """lm-eval's TaskManager: its own tasks, or with `data` those over DATA/FILE.jsonl. work: an empty folder."""
     root = _tasks_folder()
+    is_online()  # else its data sets are retried for minutes
     from lm_eval.tasks import TaskManager
 
     if data is None:

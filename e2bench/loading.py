@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from e2bench.errors import E2BenchError, ModelError
+from e2bench.extras import require
+from e2bench.hub import OFFLINE, is_cached, is_online
 from e2bench.records import read_json
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
@@ -94,7 +95,7 @@ def load_weights(spec: ModelSpec) -> tuple[Any, Any, str]:
 
 def _source(spec: ModelSpec) -> tuple[dict[str, Any], Path | None]:
     """Arguments of from_pretrained that say where the weights are, and the adapter's folder if it is one."""
-    common = {"revision": spec.revision or "main", "trust_remote_code": spec.trust_remote_code}
+    common: dict[str, Any] = {"revision": spec.revision or "main", "trust_remote_code": spec.trust_remote_code}
     path = Path(spec.path)
     if path.suffix == ".gguf":
         if not path.is_file():
@@ -110,14 +111,22 @@ def _source(spec: ModelSpec) -> tuple[dict[str, Any], Path | None]:
             return _source(replace(spec, model=base))[0], path
         _check_folder(path, spec)
     else:
-        check_hub_id(spec.path)
+        check_hub_id(spec.path, common["revision"])
     return {"pretrained_model_name_or_path": spec.path, **common}, None
 
 
-def check_hub_id(name: str) -> None:
-    """Raises ModelError for a name, no folder's, that can be no hub id either: that would be asked for in vain."""
+def check_hub_id(name: str, revision: str = "main") -> None:
+    """Raises ModelError for a name that is neither a folder nor a hub id, and for a hub id that cannot be had now."""
     if name.startswith(("/", ".", "~")) or name.count("/") != 1:
         raise ModelError(f"no folder or file {name}; give a folder, a .gguf file or a hub id (owner/name)")
+    if not is_online() and not is_cached(name, "config.json", revision):
+        raise ModelError(f"{name} is not in the hub's cache, and {OFFLINE}; give a folder or a .gguf file")
+
+
+def check_source(spec: ModelSpec) -> None:
+    """Refuse what can be refused without torch: a model that is not there, a pickle, code of its own, no flash-attn."""
+    _check_attention(spec.attention)
+    _source(spec)
 
 
 def _check_folder(path: Path, spec: ModelSpec) -> None:
@@ -141,9 +150,8 @@ def _check_folder(path: Path, spec: ModelSpec) -> None:
 def _check_attention(name: str) -> None:
     if name not in ATTENTIONS:
         raise E2BenchError(f"attention {name!r} is not known; choose one of {', '.join(ATTENTIONS)}")
-    package = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}.get(name)
-    if package and importlib.util.find_spec(package) is None:
-        raise E2BenchError(f"--attn {name} needs the package {package}, which is not installed; use --attn sdpa")
+    if package := {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}.get(name):
+        require(package, "flash", f"--attn {name}")
 
 
 def _device(name: str) -> str:

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from e2bench.compat import cache_arguments
 from e2bench.errors import E2BenchError, ModelError
 from e2bench.kvcache import ATTENTION, KVCache, ragged
 from e2bench.loading import ModelSpec, load_weights
@@ -204,7 +205,7 @@ class Model:
         """Last hidden states (B, T, hidden) of (B, T) ids at positions start … start + T - 1, head not applied."""
         positions = torch.arange(start, start + input_ids.shape[1], device=input_ids.device)[None]
         body = self.hf.base_model
-        output = body(input_ids=input_ids, position_ids=positions, past_key_values=cache, use_cache=cache is not None)
+        output = body(input_ids=input_ids, position_ids=positions, **cache_arguments(body, cache))
         return cast(Tensor, output.last_hidden_state)
 
     def head(self, hidden: Tensor) -> Tensor:
@@ -449,9 +450,8 @@ class Model:
         if not self.grouped:
             return self.head(self.hidden(ids, cache, rows[0].length - 1)[:, -1])
         with ragged(lengths):
-            output = self.hf.base_model(
-                input_ids=ids, position_ids=lengths[:, None] - 1, past_key_values=cache, use_cache=True
-            )
+            body = self.hf.base_model
+            output = body(input_ids=ids, position_ids=lengths[:, None] - 1, **cache_arguments(body, cache))
         return self.head(output.last_hidden_state[:, -1])
 
 

@@ -44,7 +44,9 @@ class Common:
     revision: str | None = _option(None, "--revision", help="Commit, tag or branch of a hub id.")
     tokenizer: str | None = _option(None, "--tokenizer", help="Where the model has none, or is served.")
     served_model_name: str | None = _option(None, "--served-model", help="The model's name at an http(s) endpoint.")
-    served_api: str = _option("completions", "--served-api", help="Of the endpoint: completions or chat.")
+    served_api: str | None = _option(
+        None, "--served-api", help="Of the endpoint: completions or chat. Default: the preset's, else completions."
+    )
     concurrency: int = _option(8, "--concurrency", help="Requests in flight to a served model.")
     trust_remote_code: bool = _option(False, "--trust-remote-code", help="Run Python code that a checkpoint brings.")
     allow_pickle: bool = _option(False, "--allow-pickle", help="Read pickled weights (tensors alone).")

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from e2bench.compat import rope_frequencies
 from e2bench.errors import E2BenchError, ModelError, UnknownName
 
 if TYPE_CHECKING:
@@ -121,12 +122,13 @@ def inverse_frequencies(
     kept = {k: v for k, v in parameters.items() if k in ("rope_theta", "partial_rotary_factor")}
     method, factor = scaling.method, float(scaling.factor)
     if method == "longrope":
-        return _float32(ROPE_INIT_FUNCTIONS[method](config, None, seq_len=length or native, layer_type=layer_type))
+        longrope = ROPE_INIT_FUNCTIONS[method]
+        return _float32(rope_frequencies(longrope, config, seq_len=length or native, layer_type=layer_type))
     if method == "checkpoint":
         raise ValueError("the checkpoint's own frequencies are not computed but restored")
     plain = method == "none" or (factor == 1 and method in ("linear", "ntk", "yarn"))
     if plain and "rope_type" in parameters and parameters["rope_type"] == "proportional":
-        return _float32(ROPE_INIT_FUNCTIONS["proportional"](config, None, layer_type=layer_type))
+        return _float32(rope_frequencies(ROPE_INIT_FUNCTIONS["proportional"], config, layer_type=layer_type))
     seq_len: int | None = None
     if plain:
         new: dict[str, Any] = {"rope_type": "default"}
@@ -141,9 +143,7 @@ def inverse_frequencies(
     parameters.clear()
     parameters.update(kept, **new)
     compute = rotary.compute_default_rope_parameters if plain else ROPE_INIT_FUNCTIONS[new["rope_type"]]
-    if seq_len is not None:
-        return _float32(compute(config, None, seq_len=seq_len, layer_type=layer_type))
-    return _float32(compute(config, device=None, layer_type=layer_type))
+    return _float32(rope_frequencies(compute, config, seq_len=seq_len, layer_type=layer_type))
 
 
 def _float32(computed: tuple[torch.Tensor, float]) -> tuple[torch.Tensor, float]:
@@ -202,7 +202,7 @@ class RopeSwitch:
 
         module, rope_type = slot.module, slot.rope_type
         compute = module.compute_default_rope_parameters if rope_type == "default" else ROPE_INIT_FUNCTIONS[rope_type]
-        return _float32(compute(module.config, device=None, layer_type=slot.layer_type))[0]
+        return _float32(rope_frequencies(compute, module.config, layer_type=slot.layer_type))[0]
 
     def set(self, scaling: RopeScaling, length: int | None = None) -> None:
         """Put `scaling` in force. length: tokens of the coming input (for BY_LENGTH)."""

@@ -402,6 +402,6 @@ def load_served(common: Common, native: int | None, warn: Callable[[str], None])
         served=common.served_model_name,
         native=native or configured,
         concurrency=common.concurrency,
-        api=common.served_api,
+        api=common.served_api or "completions",
         warn=warn,
     )

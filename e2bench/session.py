@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from e2bench.errors import E2BenchError, UnknownName, printable
+from e2bench.extras import require
 from e2bench.options import Common
 from e2bench.processes import Processes
+from e2bench.provenance import DataSource, as_json
 from e2bench.records import RunFolder, manifest
 from e2bench.scales import ScaleRule, parse_length, scale_rule, short_length, short_number
 
 if TYPE_CHECKING:
+    from e2bench.loading import ModelSpec
     from e2bench.model import Model
 
 
@@ -40,14 +43,35 @@ def load_model(common: Common, *, served: bool = False) -> Model:
 
     served: whether a model behind an http(s) endpoint will do, because all that is asked of it is text.
     """
-    quiet_libraries()
     common = with_preset(common, aloud=True)
-    if (common.model or "").startswith(("http://", "https://")):
+    if _is_served(common):
         return _served_model(common, served)
-    from e2bench.loading import ModelSpec
+    quiet_libraries()
     from e2bench.model import Model
 
-    spec = ModelSpec(
+    model = Model.load(_model_spec(common))
+    if common.model is None:
+        say(f"no --model given: using the embedded tiny model (window {short_length(model.native_window)})")
+    return model
+
+
+def check_model(common: Common) -> None:
+    """Refuse, before torch is imported, a model that is not there or cannot be used as the options say."""
+    common = with_preset(common)
+    if not _is_served(common):
+        from e2bench.loading import check_source
+
+        check_source(_model_spec(common))
+
+
+def _is_served(common: Common) -> bool:
+    return (common.model or "").startswith(("http://", "https://"))
+
+
+def _model_spec(common: Common) -> ModelSpec:
+    from e2bench.loading import ModelSpec
+
+    return ModelSpec(
         model=common.model,
         dtype=common.dtype,
         device=common.device,
@@ -59,10 +83,6 @@ def load_model(common: Common, *, served: bool = False) -> Model:
         trust_remote_code=common.trust_remote_code,
         allow_pickle=common.allow_pickle,
     )
-    model = Model.load(spec)
-    if common.model is None:
-        say(f"no --model given: using the embedded tiny model (window {short_length(model.native_window)})")
-    return model
 
 
 def _served_model(common: Common, accepted: bool) -> Model:
@@ -71,6 +91,8 @@ def _served_model(common: Common, accepted: bool) -> Model:
             f"{common.model} gives texts, not the losses and attentions needed here; "
             "served models are for longbench and passkey"
         )
+    require("httpx", "served", "a served model")
+    quiet_libraries()
     from e2bench.server import load_served
 
     native = parse_length(common.native_window) if common.native_window else None
@@ -109,6 +131,7 @@ def with_preset(common: Common, *, aloud: bool = False) -> Common:
         scale=common.scale or scale,
         native_window=common.native_window or native,
         served_model_name=common.served_model_name or preset.served_model,
+        served_api=common.served_api or preset.served_api,
         tokenizer=common.tokenizer or preset.tokenizer,
     )
 
@@ -181,6 +204,7 @@ def open_run(
     resolved: Mapping[str, Any],
     rope: Mapping[str, Any],
     data: Mapping[str, str],
+    source: DataSource,
     out: Path,
     **rest: Any,
 ) -> RunFolder:
@@ -204,6 +228,7 @@ def open_run(
         model=described,
         rope={**rope, "inv_freq": model.rope.in_force()},
         data=dict(data),
+        data_source=as_json(source),
         device=device_name(model),
         dtype=decides["dtype"],
         attention=model.attention,
@@ -254,11 +279,3 @@ def finish_run(folder: Path, processes: Processes) -> dict[str, Any] | None:
     write_scores(folder, scores)
     processes.leave()
     return scores
-
-
-def default_corpus() -> str:
-    """The embedded demo documents, where --data names none."""
-    from e2bench.tasks.demo import corpus_file
-
-    say("no --data given: using the demo documents (the installed Python's own source files)")
-    return str(corpus_file())

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from e2bench.chat import chat_wrapper
+from e2bench.chat import VICUNA_TEMPLATE, chat_wrapper
 from e2bench.errors import DataError, E2BenchError, UnknownName
 from e2bench.model import Model
 from e2bench.tasks.longbench import LONGBENCH
+from e2bench.train.layouts import sharegpt_segments
 from e2bench.truncation import fit
 
 TEMPLATE = (
@@ -78,15 +79,36 @@ def test_unknown_and_missing_templates_are_refused(templated: Any, tmp_path: Pat
         chat_wrapper(str(tmp_path / "binary.jinja"), templated)
 
 
-def test_fastchats_templates_need_fastchat(templated: Any) -> None:
-    try:
-        import fastchat  # noqa: F401
-    except ImportError:
-        with pytest.raises(E2BenchError, match="pip install fschat"):
-            chat_wrapper("vicuna", templated)
-    else:
-        wrapper = chat_wrapper("vicuna", templated)
-        assert wrapper is not None and "USER: x ASSISTANT:" in wrapper.apply("x")
+def fastchats(turns: list[str]) -> str:
+    """FastChat's own text of a conversation that a user begins; an even number of turns ends in an answer."""
+    conversation = pytest.importorskip("fastchat.conversation").get_conv_template("vicuna_v1.1")
+    for at, text in enumerate(turns):
+        conversation.append_message(conversation.roles[at % 2], text)
+    if len(turns) % 2:
+        conversation.append_message(conversation.roles[1], None)
+    return str(conversation.get_prompt())
+
+
+@pytest.mark.parametrize("name", ["vicuna", "longchat"])
+@given(prompt=st.text(min_size=1, max_size=30))
+def test_vicuna_and_longchat_are_wrapped_as_fastchat_0_2_36_wraps_them(name: str, prompt: str) -> None:
+    wrapper = chat_wrapper(name, None)
+    assert wrapper is not None and wrapper.special_tokens
+    assert wrapper.apply(prompt) == fastchats([prompt])
+
+
+@pytest.mark.parametrize("turns", [["Hi"], ["Hi", "Hello."], ["Hi", "Hello.", "And?"], ["a", "b", "c", "d"]])
+def test_the_template_saved_beside_a_tuned_model_is_fastchats_conversation(templated: Any, turns: list[str]) -> None:
+    messages = [{"role": ("user", "assistant")[at % 2], "content": text} for at, text in enumerate(turns)]
+    text = templated.apply_chat_template(
+        messages, chat_template=VICUNA_TEMPLATE, tokenize=False, add_generation_prompt=bool(len(turns) % 2)
+    )
+    assert text == f"<s>{fastchats(turns)}"
+    trained = "".join(
+        s.text + "</s>" * s.ends for s in sharegpt_segments({"conversations": messages}, templated, "vicuna")
+    )
+    if len(turns) % 2 == 0:
+        assert text == f"<s>{trained}"
 
 
 @pytest.mark.parametrize("name", ["auto", "llama2"])

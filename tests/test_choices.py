@@ -16,6 +16,8 @@ from e2bench.errors import DataError, E2BenchError, UnknownName
 from e2bench.model import Model
 from e2bench.processes import Processes
 from e2bench.records import RunFolder, manifest, read_rows
+from e2bench.report.runs import scan
+from e2bench.report.tables import table_7
 from e2bench.rope import RopeScaling
 from e2bench.scoring import score_folder
 from e2bench.tasks.short import SHORT, Choice, answer_of, answered, select
@@ -191,12 +193,31 @@ def test_the_paper_suite_runs_on_local_data_and_averages_eight_columns(
     tiny_folder: Path, data: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
+    (data / "wsc.jsonl").write_text(json.dumps(ROWS["wsc"]) + "\n")
+    for level in ("high", "middle"):
+        rows = [json.loads(line) for line in (RACE / f"race_{level}.jsonl").read_text().splitlines()]
+        lines = (json.dumps({**row, "example_id": f"{level}{at}.txt"}) for at, row in enumerate(rows))
+        (data / f"race_{level}.jsonl").write_text("\n".join(lines) + "\n")
     invoke("short", "--model", tiny_folder, "--data", data, "--scale", "4", "--limit", "2", "--out", out)
     scores = json.loads((out / "scores.json").read_text())
-    assert len(scores["tasks"]) == 8
-    assert "wsc273" in scores["tasks"]
-    assert scores["averages"]["Avg."] == pytest.approx(sum(scores["tasks"].values()) / 8)
-    assert json.loads((out / "run.json").read_text())["rope"]["factor"] == 4
+    assert len(scores["tasks"]) == 9
+    of_table_7 = [score for name, score in scores["tasks"].items() if name != "wsc273"]
+    assert scores["averages"]["Avg."] == pytest.approx(sum(of_table_7) / 8)
+    run = json.loads((out / "run.json").read_text())
+    assert run["rope"]["factor"] == 4 and "own_rows" not in run
+
+
+def test_wsc273_and_rows_of_ones_own_share_no_column_and_no_average_with_the_papers(
+    tiny_folder: Path, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    invoke("short", "--model", tiny_folder, "--data", data, "--limit", "2", "--out", out)
+    assert json.loads((out / "run.json").read_text())["own_rows"] == ["race_high", "race_middle"]
+    assert json.loads((out / "scores.json").read_text())["averages"] == {"Avg.": None}
+    (row,) = (row for row in table_7(scan(out))[0].rows if row["source"] == "measured")
+    assert {"WSC273", "Race-H (own rows)", "Race-M (own rows)"} <= set(row)
+    assert not {"WSC", "Race-H", "Race-M"} & set(row) and row["Avg."] is None
+    assert row["averages_over"].startswith("ONLY 16 OF ")
 
 
 @pytest.mark.parametrize(

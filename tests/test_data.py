@@ -12,11 +12,15 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
 from e2bench import data
-from e2bench.corpus import choose_documents, open_corpus, read_documents
-from e2bench.data import cache_folder, fetch, unpack, verify
+from e2bench.corpus import choose_documents, corpus_source, open_corpus, read_documents
+from e2bench.data import SUMS, cache_folder, fetch, is_verified, unpack, verify
 from e2bench.errors import DataError, UnknownName
+from e2bench.loading import embedded_model
+from e2bench.provenance import DataSource
+from e2bench.records import file_hashes, write_json
 from e2bench.tasks.corpora import DATASETS
 
 
@@ -212,3 +216,27 @@ def test_chosen_documents_are_long_enough_different_and_in_order(lengths: list[i
     assert len(picked) == 1 and picked == choose(1)
     with pytest.raises(DataError, match=rf"{len(enough)} of {len(lengths)} documents .* {len(enough) + 1} needed"):
         choose(len(enough) + 1)
+
+
+def test_what_was_unpacked_counts_as_verified_until_a_file_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("E2BENCH_CACHE", str(tmp_path))
+    folder = tmp_path / f"longbench-{DATASETS['longbench'].revision[:12]}"
+    folder.mkdir()
+    (folder / "trec.jsonl").write_text("{}\n")
+    assert not is_verified("longbench", fetch("longbench"))  # nothing says what its files should be
+    write_json(folder / SUMS, file_hashes([folder / "trec.jsonl"]))
+    assert is_verified("longbench", fetch("longbench"))
+    (folder / "trec.jsonl").write_text("{} \n")
+    assert not is_verified("longbench", fetch("longbench"))
+
+
+def test_the_demo_documents_are_two_of_65536_tokens_and_more() -> None:
+    documents = list(open_corpus(None))
+    assert [document.id for document in documents] == [document.id for document in open_corpus("demo")]
+    assert corpus_source(None) == corpus_source("demo") == DataSource("demo")
+    assert len(documents) == 2
+    assert all(len(document.text) > 65_536 * 4 for document in documents)  # at 4 characters a token
+    tokenizer = AutoTokenizer.from_pretrained(embedded_model())
+    assert all(len(tokenizer(document.text, verbose=False)["input_ids"]) >= 65_536 for document in documents)

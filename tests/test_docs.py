@@ -346,12 +346,9 @@ def is_runnable(page: Path) -> bool:
     return any(block.kind != "sh" or any(is_run(block, c) for c in block.commands) for block in blocks(page))
 
 
-# transformers' name until v6
-OLD_NAME = pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
 RUNNABLE = [page for page in PAGES if is_runnable(page)]
 
 
-@OLD_NAME
 @pytest.mark.parametrize("page", RUNNABLE, ids=name)
 def test_a_page_can_be_followed(
     page: Path, cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path

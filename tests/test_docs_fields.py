@@ -20,8 +20,10 @@ from e2bench.train.recipe import Lora, Recipe
 DOCS = Path(__file__).parents[1] / "docs"
 PIQA = {"goal": "To warm water", "sol1": "put it on a stove", "sol2": "put it into a freezer", "label": 0}
 QUESTION = {"question": "where is the sun", "answer": ["in the sky"]}
+RACE = {"article": "The sun is hot.", "question": "What is hot?", "options": ["sun", "ice"], "answer": "A"}
 PROFILE = [
     {"method": method, "length": length, "window": 256, "seconds_per_step": 1.0, "peak_bytes": 1, "device": "cpu"}
+    | {"attention": "sdpa", "precision": "bfloat16", "compile": False}
     for method, length in (("pi", 256), ("e2", 128))
 ]
 CODE = re.compile(r"`([^`]+)`")
@@ -62,7 +64,7 @@ def made(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = write_longbench(root / "longbench-data", examples=2)
     texts = corpus_file()
     (root / "short-data").mkdir()
-    for name, row in (("piqa", PIQA), ("nq_open", QUESTION)):
+    for name, row in (("piqa", PIQA), ("nq_open", QUESTION), ("race_high", RACE)):
         (root / "short-data" / f"{name}.jsonl").write_text(f"{json.dumps(row)}\n" * 2, encoding="utf-8")
 
     def e2bench(*arguments: object) -> None:

@@ -58,7 +58,6 @@ def test_perplexity_by_length_is_what_the_command_measures(
     assert [cell["perplexity"] for cell in cells] == pytest.approx(linear, rel=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")  # its name until v6
 def test_fine_tuning(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     options = ("--train-window", 128, "--steps", 2, "--lengths", "512,1k", "--out", "tuned")
     run("finetune.py", embedded_model(), corpus_file(), *options, monkeypatch=monkeypatch)

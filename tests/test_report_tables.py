@@ -66,11 +66,11 @@ def test_measured_rows_follow_the_published_ones_in_the_papers_columns(tmp_path:
     longbench_run(tmp_path / "results" / "smol", scale=2)
     table = the_table(tmp_path / "results", "table1")
     rows = list(csv.reader(io.StringIO(to_csv(table))))
-    assert rows[0] == ["source", "model", "run", *tables.TABLE1]
+    assert rows[0] == ["source", "model", "history", "run", *tables.TABLE1, "data"]
     assert [row[0] for row in rows[1:]] == ["paper"] * 12 + ["measured"]
-    assert rows[1][1:5] == ["GPT-3.5-Turbo-16k", "", "23.6", "43.3"]
-    assert rows[-1][1:3] == ["SmolLM2-135M (PI, g = 2, 4k)", "smol"]
-    assert rows[-1][3] == f"{table.rows[-1]['narrativeqa']:.1f}"
+    assert rows[1][1:6] == ["GPT-3.5-Turbo-16k", "b", "", "23.6", "43.3"]
+    assert rows[-1][1:4] == ["SmolLM2-135M (PI, g = 2, 4k)", "", "smol"]
+    assert rows[-1][4] == f"{table.rows[-1]['narrativeqa']:.1f}"
 
 
 def test_overall_is_rounded_to_two_places(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_conversations_in_vicunas_format_train_on_answers_only(tokenizer, tmp_pa
     assert set(trained.split("</s>")) == {" A colour.", " A number.", ""}
     text = tokenizer.decode(row["input_ids"])
     assert text.startswith("<s>A chat between a curious user")
-    assert " USER: What is red? ASSISTANT: A colour.</s> USER: And two? ASSISTANT: A number.</s>" in text
+    assert " USER: What is red? ASSISTANT: A colour.</s>USER: And two? ASSISTANT: A number.</s>" in text
     assert "Unasked" not in text
 
 

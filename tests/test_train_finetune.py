@@ -13,8 +13,9 @@ import pytest
 import safetensors.torch
 import slowed
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from e2bench.chat import VICUNA_TEMPLATE, chat_wrapper
 from e2bench.errors import E2BenchError, RunFolderError
 from e2bench.train.finetune import main, train
 from e2bench.train.recipe import load_recipe
@@ -64,6 +65,23 @@ def finished(recipe, tmp_path_factory):
     out = tmp_path_factory.mktemp("finished")
     assert train(load_recipe(str(recipe)), out)
     return out
+
+
+def test_the_model_is_saved_in_the_precision_of_its_training_with_the_chat_template_of_its_data(recipe, tmp_path):
+    turns = [{"from": "human", "value": "What is red?"}, {"from": "gpt", "value": "A colour."}]
+    (tmp_path / "talk.json").write_text(json.dumps([{"conversations": turns}] * 20))
+    data = f"data=[{{files: [{tmp_path / 'talk.json'}], layout: sharegpt}}]"
+    settings = load_recipe(str(recipe), [data, "steps=2", "precision=bfloat16", "save_every=1"])
+    assert train(settings, tmp_path / "out")
+    assert {tensor.dtype for tensor in weights(tmp_path / "out").values()} == {torch.bfloat16}
+    assert {tensor.dtype for tensor in weights(tmp_path / "out" / "checkpoint-2").values()} == {torch.float32}
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
+    last = weights(tmp_path / "out" / "checkpoint-2")
+    assert all(torch.equal(tensor, last[name].bfloat16()) for name, tensor in weights(tmp_path / "out").items())
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer.chat_template == VICUNA_TEMPLATE
+    wrapped, named = chat_wrapper("auto", tokenizer), chat_wrapper("vicuna", tokenizer)
+    assert wrapped.apply("x") == tokenizer.bos_token + named.apply("x")
 
 
 def weights(folder, name="model.safetensors"):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, TrainingArguments
 
+from e2bench.compat import activation_checkpointing_arguments, enable_activation_checkpointing
 from e2bench.errors import ModelError
 from e2bench.rope import SCALED_LAYERS, RopeScaling, RopeSwitch, rotary_modules
 from e2bench.train.e2 import Draw, E2Settings, draw, positions
@@ -47,7 +48,7 @@ def expected(input_ids):
 def test_every_path_gives_the_loss_of_an_explicit_mask(path, attention, input_ids, expected):
     model = llama(attention).train(path != "evaluation")
     if path == "checkpointed":
-        model.gradient_checkpointing_enable()
+        enable_activation_checkpointing(model)
     E2Positions(model).set(DRAWS)
     use_cache = {"use_cache": False} if path == "without cache" else {}
     loss = model(input_ids=input_ids, labels=input_ids, **use_cache).loss
@@ -66,11 +67,11 @@ def test_trainer_gives_the_loss_of_an_explicit_mask(checkpointing, input_ids, tm
     reference = llama("eager")
     reference(input_ids=input_ids, labels=input_ids, attention_mask=causal, position_ids=rotated).loss.backward()
 
-    extra = {"gradient_checkpointing": True} if checkpointing else {}
+    extra = activation_checkpointing_arguments(TrainingArguments) if checkpointing else {}
     arguments = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", dataloader_pin_memory=False, **extra)
     trainer = E2Trainer(model=llama("sdpa"), args=arguments, settings=settings, rows_per_step=2)
     if checkpointing:
-        trainer.model.gradient_checkpointing_enable()
+        enable_activation_checkpointing(trainer.model)
     trainer.optimizer = trainer.create_optimizer()
     trainer.current_gradient_accumulation_steps = 1
     batch = {"row": torch.tensor([6, 7]), "input_ids": input_ids, "labels": input_ids}  # step 3 of 2 rows

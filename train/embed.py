@@ -7,13 +7,15 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 
 from e2bench.errors import DataError
+from e2bench.records import read_json, write_json
 from e2bench.train.callbacks import CONFIG_NAME
 from e2bench.train.tokenizer import name_plain_class
+from e2bench.train.weights import store_as
 
-COPIED = ("generation_config.json", "tokenizer.json", "tokenizer_config.json", CONFIG_NAME)
+MODEL = ("model.safetensors", "config.json", "generation_config.json")
+COPIED = (*MODEL, "tokenizer.json", "tokenizer_config.json", CONFIG_NAME)
 
 
 def embed_model(checkpoint: Path, manifest: Path, out: Path) -> None:
@@ -21,14 +23,10 @@ def embed_model(checkpoint: Path, manifest: Path, out: Path) -> None:
     if not (checkpoint / CONFIG_NAME).exists():
         raise DataError(f"{checkpoint} holds no finished training; run its training step first")
     out.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(checkpoint / "model.safetensors").items()}
-    save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
-    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
-    (out / "config.json").write_text(
-        json.dumps({**config, "dtype": "bfloat16", "use_cache": True}, indent=1) + "\n", encoding="utf-8"
-    )
     for name in COPIED:
         shutil.copy(checkpoint / name, out / name)
+    store_as(out, torch.bfloat16)
+    write_json(out / "config.json", {**read_json(out / "config.json"), "use_cache": True})
     name_plain_class(out / "tokenizer_config.json")
     for path in out.iterdir():
         path.chmod(0o644)

@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainingArguments, default_data_collator
 
+from e2bench.compat import activation_checkpointing_arguments
 from e2bench.errors import E2BenchError, RunFailed, RunFolderError, one_line
 from e2bench.records import disk_errors, make_folder
 from e2bench.rope import checkpoint_scaling, native_window
@@ -42,6 +43,7 @@ from e2bench.train.loading import add_lora, load_model, load_tokenizer
 from e2bench.train.plan import make_plan
 from e2bench.train.recipe import RECIPES, Recipe, load_recipe
 from e2bench.train.rotary import E2Positions
+from e2bench.train.weights import store_as
 
 
 class E2Trainer(Trainer):
@@ -85,7 +87,9 @@ class E2Trainer(Trainer):
 def training_arguments(recipe: Recipe, out: Path) -> TrainingArguments:
     """The recipe in Trainer's words."""
     cosine = recipe.schedule == "cosine"
-    optional: dict[str, Any] = {"gradient_checkpointing": True} if recipe.gradient_checkpointing else {}
+    optional: dict[str, Any] = {}
+    if recipe.gradient_checkpointing:
+        optional |= activation_checkpointing_arguments(TrainingArguments)
     if recipe.sharding == "zero2":
         optional["deepspeed"] = str(RECIPES / "zero2.json")
     elif recipe.sharding == "fsdp":
@@ -270,7 +274,8 @@ def packed_rows(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, first_step: 
 def train(recipe: Recipe, out: Path, *, fresh: bool = False) -> bool:
     """Run a recipe into `out`, on from its newest checkpoint if it has one. False if a signal ended it early.
 
-    Afterwards `out` holds the final model and tokenizer with `e2_config.json`, `train.jsonl` and the checkpoints.
+    Afterwards `out` holds the final model in the precision of its training, the tokenizer with the chat template of its
+    data, `e2_config.json`, `train.jsonl` and the checkpoints, which keep float32 weights.
     Optimizer and random state are read with torch's `weights_only`, so a checkpoint cannot run code.
     """
     arguments = training_arguments(recipe, out)
@@ -297,6 +302,8 @@ def train(recipe: Recipe, out: Path, *, fresh: bool = False) -> bool:
     with saving(out):
         trainer.save_model(str(out))
     if arguments.process_index == 0:
+        with saving(out):
+            store_as(out, getattr(torch, recipe.precision))
         writer.write(out, recipe.steps)
     return True
 

@@ -6,15 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from e2bench.chat import VICUNA_SYSTEM
 from e2bench.errors import DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-VICUNA_SYSTEM = (  # lm-sys/FastChat, template vicuna_v1.1
-    "A chat between a curious user and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the user's questions."
-)
 ROLES = {
     "human": "user",
     "user": "user",
@@ -74,11 +71,13 @@ def _message(turn: dict[str, Any]) -> dict[str, str]:
 
 
 def _vicuna(messages: list[dict[str, str]]) -> list[Segment]:
+    """FastChat's vicuna_v1.1: a blank after the system prompt, none after an answer's end-of-text token."""
     system = next((m["content"] for m in messages if m["role"] == "system"), VICUNA_SYSTEM)
     segments = [Segment(system)]
     for message in messages:
         if message["role"] == "user":
-            segments.append(Segment(f" USER: {message['content']} ASSISTANT:"))
+            lead = "" if segments[-1].ends else " "
+            segments.append(Segment(f"{lead}USER: {message['content']} ASSISTANT:"))
         elif message["role"] == "assistant":
             segments.append(Segment(f" {message['content']}", answer=True, ends=True))
     return segments

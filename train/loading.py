@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PretrainedConfig, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from e2bench.chat import VICUNA_TEMPLATE
 from e2bench.errors import ModelError, one_line
 from e2bench.loading import check_hub_id
 from e2bench.train.initial import plant_induction
@@ -49,12 +50,15 @@ def load_model(recipe: Recipe) -> PreTrainedModel:
 
 
 def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
-    """The recipe's tokenizer, else the base's."""
+    """The recipe's tokenizer, else the base's, with the chat template of the recipe's conversations."""
     name, gguf = _located(recipe.tokenizer or recipe.base)
     try:
-        return AutoTokenizer.from_pretrained(name, **gguf)
+        tokenizer = AutoTokenizer.from_pretrained(name, **gguf)
     except (OSError, ValueError) as error:
         raise _cannot_load(f"the tokenizer {recipe.tokenizer or recipe.base}", error) from error
+    if {source.template for source in recipe.data if source.layout == "sharegpt"} == {"vicuna"}:
+        tokenizer.chat_template = VICUNA_TEMPLATE
+    return cast(PreTrainedTokenizerBase, tokenizer)
 
 
 def add_lora(model: PreTrainedModel, recipe: Recipe) -> Any:

@@ -103,4 +103,7 @@ def measure(recipe: Recipe) -> dict[str, Any]:
         "seconds_per_step": statistics.median(timer.seconds[2:]),
         "peak_bytes": peak,
         "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "attention": recipe.attention,
+        "precision": recipe.precision,
+        "compile": recipe.compile,
     }

@@ -6,16 +6,17 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from e2bench.commands.grid import grid_of, run_grid
-from e2bench.corpus import Document, open_corpus
+from e2bench.corpus import Document, corpus_source, open_corpus
 from e2bench.errors import DataError, E2BenchError, UnknownName
 from e2bench.options import Common
 from e2bench.scales import parse_lengths, short_length
 from e2bench.session import (
+    check_model,
     check_scale,
-    default_corpus,
     given,
     load_model,
     rule_for,
+    say,
 )
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def run(
     sizes = parse_lengths(lengths)
     places = parse_depths(depth)
     check_scale(common)
+    check_model(common)
 
     from e2bench.attention import REDUCTIONS, STYLES, View, make_cell, measure
     from e2bench.model import require_memory
@@ -50,7 +52,9 @@ def run(
             raise UnknownName(kind, name, list(known))
     parse_indices(layers, "layer", None), parse_indices(heads, "head", None)
 
-    corpus = open_corpus(data) if data else joined(open_corpus(default_corpus()))
+    corpus, source = open_corpus(data), corpus_source(data)
+    if data is None:
+        say("no --data given: the text is the demo documents (the installed Python's own source files)")
     model = load_model(common)
     view = View(
         parse_indices(layers, "layer", model.layers),
@@ -99,6 +103,7 @@ def run(
             "chat_template": "none",
         },
         data={"documents": ",".join(dict.fromkeys(name for name, _ in texts))},
+        source=source,
     )
 
 
@@ -132,11 +137,6 @@ def parse_indices(text: str, kind: str, count: int | None) -> tuple[int, ...] | 
     if not chosen:
         raise E2BenchError(f"{kind}s {text!r} run backwards; write the smaller number first")
     return tuple(sorted(set(chosen)))
-
-
-def joined(documents: Iterator[Document]) -> Iterator[Document]:
-    """The demo documents as one text: single source files are too short for long windows."""
-    yield Document("\n\n".join(document.text for document in documents), "demo")
 
 
 def long_texts(

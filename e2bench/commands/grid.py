@@ -9,6 +9,7 @@ from e2bench.commands.score import show
 from e2bench.errors import E2BenchError
 from e2bench.options import Common
 from e2bench.processes import Processes
+from e2bench.provenance import DataSource
 from e2bench.records import RunFolder
 from e2bench.rope import RopeScaling
 from e2bench.scales import ScaleRule, short_length, short_number
@@ -31,6 +32,7 @@ def run_grid(
     settings: Mapping[str, Any],
     resolved: Mapping[str, Any],
     data: Mapping[str, str],
+    source: DataSource,
     extrapolate: bool = False,
 ) -> None:
     """Open the run's folder, measure into it, score it and print the table."""
@@ -50,6 +52,7 @@ def run_grid(
         resolved={"grid": names, **resolved},
         rope={"method": rule.method, "factor": scales[0] if len(set(scales)) == 1 else scales},
         data=data,
+        source=source,
         out=out,
         **({"extrapolate": True} if extrapolate else {}),
     ) as folder:

@@ -9,15 +9,25 @@ from e2bench.commands.score import show
 from e2bench.errors import DataError, E2BenchError
 from e2bench.options import Common
 from e2bench.processes import Processes
+from e2bench.provenance import DEMO, OWN, PUBLIC, DataSource
 from e2bench.records import check_folder, file_hashes
 from e2bench.scales import PER_INPUT, ScaleRule, parse_length, short_number
-from e2bench.session import batch_size, check_scale, default_out, finish_run, given, load_model, open_run, rule_for, say
+from e2bench.session import (
+    batch_size,
+    check_model,
+    check_scale,
+    default_out,
+    finish_run,
+    given,
+    load_model,
+    open_run,
+    rule_for,
+    say,
+)
 from e2bench.task import Example, Task, read_examples, templates
 from e2bench.tasks.longbench import select
 from e2bench.tasks.models import find as find_preset
 from e2bench.truncation import MODES, input_limit
-
-DEMO = "demo"
 
 
 def run(
@@ -40,14 +50,16 @@ def run(
     if truncation not in MODES:
         raise E2BenchError(f"truncation {truncation!r} is not known; choose one of {', '.join(MODES)}")
     texts = templates(chosen, prompts)
-    folder = data_folder(data, chosen)
+    folder, source = data_folder(data, chosen)
     examples = {task.name: read_examples(folder, task, limit) for task in chosen}
     if common.window is not None:
         _check_budgets(chosen, parse_length(common.window))
+    check_model(common)
 
     from e2bench.chat import chat_wrapper
     from e2bench.generation import Settings, predict
 
+    input_limit = input_limit or _preset_limit(common)
     model = load_model(common, served=True)
     rule = rule_for(common, model)
     window = _window(common, rule)
@@ -91,6 +103,7 @@ def run(
         resolved=resolved,
         rope={"method": rule.method, "factor": resolved["scale"]},
         data=file_hashes(folder / f"{task.name}.jsonl" for task in chosen),
+        source=source,
         out=out,
     ) as run_folder:
         model.rope.restore()
@@ -105,17 +118,18 @@ def _typed(work: list[tuple[Task, str, list[dict[str, Any]]]]) -> list[tuple[Tas
     return [(task, text, list(examples)) for task, text, examples in work]
 
 
-def data_folder(data: Path | None, tasks: list[Task]) -> Path:
-    """The folder of NAME.jsonl files: the one given, or the cached public data set. Says which are missing."""
+def data_folder(data: Path | None, tasks: list[Task]) -> tuple[Path, DataSource]:
+    """The folder of NAME.jsonl files: the one given, `demo`, or the cached public data set. Says which are missing."""
     if data is None:
-        from e2bench.data import fetch
+        from e2bench.data import fetch, is_verified
 
-        return fetch("longbench")
-    if str(data) == DEMO and not data.exists():
+        fetched = fetch("longbench")
+        return fetched, DataSource(PUBLIC, "LongBench", is_verified("longbench", fetched))
+    if str(data) == DEMO:
         from e2bench.tasks.demo import longbench_folder
 
         say("--data demo: made-up samples; their scores show that the bench works, nothing else")
-        return longbench_folder()
+        return longbench_folder(), DataSource(DEMO)
     check_folder(data, "--data takes a folder with one NAME.jsonl a task")
     missing = [task.name for task in tasks if not (data / f"{task.name}.jsonl").is_file()]
     there = sorted(path.stem for path in data.glob("*.jsonl"))
@@ -126,7 +140,14 @@ def data_folder(data: Path | None, tasks: list[Task]) -> Path:
             f"{data} has no {missing[0]}.jsonl ({len(missing)} of {len(tasks)} tasks are missing); "
             f"give --tasks {','.join(there[:6])}{',…' if len(there) > 6 else ''}, or the whole data set"
         )
-    return data
+    return data, DataSource(OWN, data.resolve().name)
+
+
+def _preset_limit(common: Common) -> int | None:
+    """The prompt limit that a preset was published with, where the run keeps the preset's window."""
+    preset = find_preset(common.model)
+    own_window = common.window is None and common.scale is None and common.method is None
+    return preset.input_limit if preset is not None and own_window else None
 
 
 def _chat_format(given: str, common: Common) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from e2bench.commands.grid import grid_of, run_grid
 from e2bench.errors import E2BenchError
 from e2bench.options import Common
+from e2bench.provenance import GENERATED, DataSource
 from e2bench.scales import parse_lengths
-from e2bench.session import check_scale, given, load_model, rule_for
+from e2bench.session import check_model, check_scale, given, load_model, rule_for
 
 
 def run(common: Common, *, lengths: str, depths: int, trials: int, early_stop: bool) -> None:
@@ -14,6 +15,7 @@ def run(common: Common, *, lengths: str, depths: int, trials: int, early_stop: b
     own = {name: value for name, value in locals().items() if name != "common"}
     sizes = parse_lengths(lengths)
     check_scale(common)
+    check_model(common)
     if trials < 1:
         raise E2BenchError(f"--trials {trials} is not possible; it must be at least 1")
 
@@ -42,4 +44,5 @@ def run(common: Common, *, lengths: str, depths: int, trials: int, early_stop: b
             "chat_template": "none",
         },
         data={},
+        source=DataSource(GENERATED),
     )

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from e2bench.commands.grid import grid_of, run_grid
-from e2bench.corpus import choose_documents, open_corpus
+from e2bench.corpus import choose_documents, corpus_source, open_corpus
 from e2bench.errors import E2BenchError, UnknownName
 from e2bench.options import Common
+from e2bench.provenance import DEMO
 from e2bench.rope import RopeScaling
 from e2bench.scales import ScaleRule, parse_length, parse_lengths, scale_rule, short_length
 from e2bench.session import (
     batch_size,
+    check_model,
     check_scale,
-    default_corpus,
     given,
     load_model,
     rule_for,
     say,
 )
+
+DEMO_DOCS, DEMO_WINDOWS = 2, 2  # 4k..64k in minutes on two cores; every window of two documents would take hours
 
 
 def run(
@@ -38,6 +41,8 @@ def run(
     windows = parse_lengths(lengths)
     check_scale(common, lists=True)
 
+    check_model(common)
+
     from e2bench.perplexity import PROTOCOLS, Protocol, cells_of, measure
 
     if protocol not in PROTOCOLS:
@@ -49,7 +54,10 @@ def run(
     used = None if doc_tokens == "all" else windows[-1] if doc_tokens == "longest" else parse_length(doc_tokens)
     least = parse_length(min_tokens) if min_tokens else windows[-1]
 
-    corpus = open_corpus(data) if data else open_corpus(default_corpus())
+    corpus, source = open_corpus(data), corpus_source(data)
+    if source.kind == DEMO:
+        docs, max_windows = docs or DEMO_DOCS, max_windows or DEMO_WINDOWS
+        _say_demo(docs, max_windows, stride, given=data is not None)
     model = load_model(common)
     rule = _extrapolation(common, model.native_window, model.own_scaling) if extrapolate else rule_for(common, model)
     grid = grid_of(windows, rule)
@@ -93,7 +101,17 @@ def run(
             "max_windows": max_windows,
         },
         data={c.document.where.rsplit("/", 1)[-1]: c.document.id for c in chosen},
+        source=source,
         extrapolate=extrapolate,
+    )
+
+
+def _say_demo(docs: int, max_windows: int, stride: int, *, given: bool) -> None:
+    """The demo documents show what a window is worth in minutes, not in the hours of the whole protocol."""
+    say(
+        f"{'--data demo' if given else 'no --data given'}: {docs} demo documents (the installed Python's own source "
+        f"files), of each the last {max_windows} windows a length (stride {stride}); "
+        "--data FILE, --docs and --max-windows for more"
     )
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from e2bench.commands import attention, longbench, passkey, ppl
 from e2bench.options import Common
 from e2bench.processes import Processes
+from e2bench.provenance import DEMO
 from e2bench.report import write_report
 from e2bench.session import say
-from e2bench.tasks.demo import corpus_file, longbench_folder
 
 LENGTHS = "512,1k,2k,4k,8k"  # L to 16 L of the embedded model
 STEPS = 5
@@ -26,7 +26,7 @@ def run(common: Common) -> None:
     longbench.run(
         replace(common, out=out / "longbench", window=common.window or "2k"),
         tasks="all",
-        data=longbench_folder(),
+        data=Path(DEMO),
         limit=None,
         input_limit=None,
         truncation="official",
@@ -44,7 +44,7 @@ def run(common: Common) -> None:
     attention.run(
         replace(common, out=out / "attention"),
         lengths="512,1k,2k",
-        data=str(corpus_file()),
+        data=None,
         depth="0.5",
         trials=1,
         keys="short",
@@ -70,7 +70,7 @@ def _perplexity(common: Common, *, extrapolate: bool) -> None:
         lengths=LENGTHS,
         protocol="press",
         stride=256,
-        data=str(corpus_file()),
+        data=None,
         docs=2,
         min_tokens=None,
         doc_tokens="longest",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ from e2bench.commands.score import show
 from e2bench.errors import DataError, E2BenchError, UnknownName
 from e2bench.options import Common
 from e2bench.processes import Processes
+from e2bench.provenance import BENCHMARKS, OWN, PUBLIC, DataSource
 from e2bench.records import check_folder, file_hashes
 from e2bench.scales import PER_INPUT, parse_length, short_number
 from e2bench.session import (
     batch_size,
+    check_model,
     check_scale,
     default_out,
     finish_run,
@@ -23,20 +26,21 @@ from e2bench.session import (
     rule_for,
     say,
 )
-from e2bench.tasks.short import COLUMNS, SHORT, ShortTask, select
+from e2bench.tasks.short import SHORT, TABLE_7, ShortTask, select
 
 SUITES = ("paper", "lm-eval")
 
 
 def run(common: Common, *, suite: str, tasks: str | None, data: Path | None, limit: int | None) -> None:
     """Measure the short benchmarks, zero-shot."""
-    own = {name: value for name, value in locals().items() if name != "common"}
+    settings = {name: value for name, value in locals().items() if name != "common"}
     if suite not in SUITES:
         raise UnknownName("suite", suite, list(SUITES))
     check_scale(common)
     if common.scale == PER_INPUT:
         raise E2BenchError(f"--scale {PER_INPUT} is several scales; a short run has one: give a number or auto")
     chosen = _there([task for task in select(tasks) if suite == "paper" or task.lm_eval], data, wanted=tasks)
+    check_model(common)
 
     from e2bench import choices, harness
 
@@ -50,11 +54,14 @@ def run(common: Common, *, suite: str, tasks: str | None, data: Path | None, lim
     rule = rule_for(common, model)
     window = rule.window(parse_length(common.window) if common.window else None)
     scaling = rule.scaling(window)
-    names = [str(task.lm_eval) if suite == "lm-eval" else task.name for task in chosen]
+    names = _names(chosen, suite)
+    own = [name for name, task in zip(names, chosen, strict=True) if task.has_own_rows(rows.get(task.name, ()))]
+    if own:
+        say(f"{', '.join(own)}: rows of your own, not the published set's: in a column of their own, in no average")
     resolved = {
         "suite": suite,
         "tasks": names,
-        "all_tasks": _all_tasks(chosen, suite),
+        "all_tasks": _names(TABLE_7, suite),
         **({"versions": {task.name: task.version for task in chosen}} if suite == "paper" else {}),
         "limit": limit,
         "method": rule.method,
@@ -71,11 +78,13 @@ def run(common: Common, *, suite: str, tasks: str | None, data: Path | None, lim
             common,
             model,
             processes,
-            settings=given(common, **own),
+            settings=given(common, **settings),
             resolved=resolved,
             rope={"method": rule.method, "factor": short_number(scaling.factor)},
             data=hashes,
+            source=DataSource(OWN, data.resolve().name) if data else DataSource(PUBLIC, BENCHMARKS["short"]),
             out=out,
+            **({"own_rows": own} if own else {}),
         ) as folder,
     ):
         model.rope.restore()
@@ -94,8 +103,15 @@ def run(common: Common, *, suite: str, tasks: str | None, data: Path | None, lim
         say(f"Avg. {average:.2f}" if average is not None else "Avg. needs every task of Table 7")
 
 
+def _names(tasks: Sequence[ShortTask], suite: str) -> list[str]:
+    """What the suite calls the tasks that it has (the harness has no RACE-Middle)."""
+    if suite == "lm-eval":
+        return [task.lm_eval for task in tasks if task.lm_eval]
+    return [task.name for task in tasks]
+
+
 def _there(tasks: list[ShortTask], data: Path | None, *, wanted: str | None) -> list[ShortTask]:
-    """Tasks whose rows can be had: a file in `data`, or a public set. One WSC is enough, SuperGLUE's before WSC273."""
+    """Tasks whose rows can be had: a file in `data`, or a public set."""
     if data is None:
         return [task for task in tasks if task.hub is not None or wanted is not None]
     check_folder(data, "--data takes a folder with files like piqa.jsonl")
@@ -105,19 +121,7 @@ def _there(tasks: list[ShortTask], data: Path | None, *, wanted: str | None) -> 
         raise DataError(f"{data} has no {missing[0]}; needed for --tasks {wanted}")
     if not there:
         raise DataError(f"{data} holds none of {', '.join(dict.fromkeys(task.file for task in SHORT))} (.jsonl)")
-    columns = {task.column for task in there}
-    left_out = [column for column in dict.fromkeys(task.column for task in tasks) if column not in columns]
+    left_out = [task.column for task in tasks if task in TABLE_7 and task not in there]
     if left_out:
         say(f"left out, no file in {data}: {', '.join(left_out)}")
-    if wanted is None:
-        there = [task for at, task in enumerate(there) if task.column not in {t.column for t in there[:at]}]
     return there
-
-
-def _all_tasks(chosen: list[ShortTask], suite: str) -> list[str]:
-    """The tasks an average needs: one a column of Table 7 (the harness has no RACE-Middle)."""
-    by_column = {task.column: task for task in [*reversed(SHORT), *reversed(chosen)]}
-    needed = [by_column[column] for column in COLUMNS]
-    if suite == "paper":
-        return [task.name for task in needed]
-    return [str(task.lm_eval) for task in needed if task.lm_eval]

@@ -129,11 +129,13 @@ def _columns(chosen: Sequence[Measure]) -> list[Column]:
         Column("steps", "Steps"),
         Column("tokens", "Tokens tuned on"),
         Column("seeds", "Seeds"),
+        tables.OVER,
         *(Column(name, name, 2) for name in _TASKS),
         Column("window", "Window"),
         Column("g", "g"),
         *retrieval,
         Column("perplexity", "Perplexity", 2),
+        tables.DATA,
     ]
 
 
@@ -175,16 +177,20 @@ def _row(group: Sequence[Measure], window: int | None) -> Row:
         row["g_max"] = ""
     seeds: set[str] = set()
     scales: set[float] = set()
+    used: list[Run] = []
     for name in (*_TASKS, *_RETRIEVAL, "perplexity"):
         by_seed = _by_seed([m for m in group if m.name == name and (m.window in (None, window))])
         if not by_seed:
             continue
         values = [measure.value for measure in by_seed.values()]
+        used += [measure.run for measure in by_seed.values()]
         seeds |= set(by_seed)
         row[name] = statistics.fmean(values)
         if len(values) > 1:
             row["errors"][name] = statistics.stdev(values)
         scales |= {measure.scale for measure in by_seed.values() if measure.scale is not None}
+    over = dict.fromkeys(labels.averages_over(run) for run in used if run.experiment == "longbench")
+    row |= {tables.OVER.key: "; ".join(filter(None, over)), "data": labels.data_of(used)}
     return row | {"seeds": str(len(seeds)), "g": " / ".join(map(labels.scale, sorted(scales)))}
 
 
@@ -235,14 +241,15 @@ def steps_table(found: Results) -> list[Table]:
             rows += [_step_row(measure) for measure in sorted(line, key=lambda m: m.step)]
     columns = [Column("run", "Run"), Column("method", "Method"), Column("g_max", "g_max"), Column("seed", "Seed")]
     columns += [Column("step", "Step", 0), Column("measure", "Measure"), Column("window", "Window", 0)]
-    columns += [Column("scale", "g", 2), Column("value", "Value", 6)]
+    columns += [Column("scale", "g", 2), Column("value", "Value", 6), tables.DATA]
     return [Table("figure4", "Scores by tuning step", columns, rows)] if rows else []
 
 
 def _step_row(measure: Measure) -> Row:
     row: Row = {"run": measure.run.name, "method": labels.tuning(measure.e2), "seed": measure.seed}
     row |= {"g_max": labels.scale(measure.e2.get("g_max")), "step": measure.step, "measure": measure.name}
-    return row | {"window": measure.window, "scale": measure.scale, "value": measure.value, "excess": _excess(measure)}
+    row |= {"window": measure.window, "scale": measure.scale, "value": measure.value, "excess": _excess(measure)}
+    return row | {"data": labels.data(measure.run)}
 
 
 BUILDERS = (table_4, table_5)

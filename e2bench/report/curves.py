@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -42,7 +43,9 @@ def figure_1(found: Results) -> list[Figure]:
         _cost_panel(right, _profile_series(rows, "seconds_per_step", 1.0), "Time per step (s)")
         legend_below(figure, left, 3)
         png = to_png(figure)
-    columns = [Column(key, key) for key in ("run", "method", "device")]
+    for row in rows:
+        row["data"] = f"random tokens, one row a step, attention {row.get('attention') or 'not recorded'}"
+    columns = [Column(key, key) for key in ("run", "method", "device", "data")]
     columns += [Column(key, key, 0) for key in ("length", "window", "peak_bytes")] + [Column("seconds_per_step", "", 6)]
     title = "Figure 1. Cost of a training step by the window it extends to"
     caption = (
@@ -145,7 +148,7 @@ def figure_5(found: Results) -> list[Figure]:
         for scale in sorted({cell["scale"] for cell in run.cells}):
             unseen = " (unseen)" if g_max and scale > g_max else ""
             cells = [cell for cell in run.cells if cell["scale"] == scale]
-            curve = _curve(f"g = {scale:g}{unseen}", cells)
+            curve = _curve(f"g = {scale:g}{unseen}", run, cells)
             curves[f"{run.model}, {labels.method(run)}"].append((scale, curve))
     if not curves:
         return []
@@ -167,7 +170,7 @@ def figure_7(found: Results) -> list[Figure]:
     ]
     if not runs:
         return []
-    panel = [_curve(labels.legend(run), run.cells) for run in runs]
+    panel = [_curve(labels.legend(run), run, run.cells) for run in runs]
     title = "Figure 7. Perplexity up to the longest window"
     caption = (
         "Bands: 95 % bootstrap over documents; g = L'/L means that each window has its own scale. The paper's Figure 7 "
@@ -181,7 +184,7 @@ def extrapolation(found: Results) -> list[Figure]:
     runs = [run for run in found.of("ppl") if run.manifest.get("extrapolate")]
     if not runs:
         return []
-    series = _distinct([_curve(labels.legend(run), run.cells) for run in runs], runs)
+    series = _distinct([_curve(labels.legend(run), run, run.cells) for run in runs], runs)
     title = "Plain extrapolation: perplexity at scale 1 beyond the native window"
     caption = (
         "No interpolation at inference. The vertical line is the native window L. Asked in the discussion of the "
@@ -195,16 +198,17 @@ def _plain_runs(found: Results) -> list[Run]:
     return [run for run in found.of("ppl") if not run.manifest.get("extrapolate")]
 
 
-def _curve(label: str, cells: Sequence[dict[str, Any]]) -> Series:
+def _curve(label: str, run: Run, cells: Sequence[dict[str, Any]]) -> Series:
     ordered = sorted(cells, key=lambda cell: float(cell["window"]))
     intervals = [interval(cell) for cell in ordered]
     x, y = [cell["window"] for cell in ordered], [cell["perplexity"] for cell in ordered]
-    return Series(label, x, y, [low for low, _ in intervals], [high for _, high in intervals])
+    low, high = [low for low, _ in intervals], [high for _, high in intervals]
+    return Series(label, x, y, low, high, data=labels.data(run))
 
 
 def _distinct(series: Sequence[Series], runs: Sequence[Run]) -> list[Series]:
     names = labels.told_apart(runs, [line.label for line in series])
-    return [Series(name, s.x, s.y, s.low, s.high) for name, s in zip(names, series, strict=True)]
+    return [replace(line, label=name) for name, line in zip(names, series, strict=True)]
 
 
 def _perplexity_figure(
@@ -238,7 +242,7 @@ def _perplexity_figure(
             legend_below(figure, figure.axes[0])
         png = to_png(figure)
     labelled = [
-        Series(f"{heading}, {line.label}" if heading else line.label, line.x, line.y, line.low, line.high)
+        replace(line, label=f"{heading}, {line.label}" if heading else line.label)
         for heading, panel in panels.items()
         for line in panel
     ]

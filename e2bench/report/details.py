@@ -9,7 +9,12 @@ from e2bench.report.runs import Results, Run, interval
 from e2bench.report.table import Column, Row, Table
 
 EXACT = 6  # decimals: more than any interval is wide
-_RUN = [Column("run", "Run"), Column("model", "Model")]
+_RUN = [tables.RUN, tables.MODEL, tables.DATA]
+
+
+def _head(run: Run, model: str) -> Row:
+    """What every row begins with."""
+    return {"run": run.name, "model": model, "data": labels.data(run)}
 
 
 def longbench(found: Results) -> list[Table]:
@@ -20,7 +25,7 @@ def longbench(found: Results) -> list[Table]:
         for task, score in run.scores["tasks"].items():
             detail = tables.details(run, task)
             low, high = interval(detail)
-            row = {"run": run.name, "model": labels.row(run), "task": task, "score": score, "low": low, "high": high}
+            row = _head(run, labels.row(run)) | {"task": task, "score": score, "low": low, "high": high}
             row |= {key: detail.get(key) for key in (*counts, "metric", "version")}
             rows.append(row | {"without_context": _without_context(found, run, task)})
     columns = [*_RUN, Column("task", "Task"), *(Column(key, label, EXACT) for key, label in _SCORE)]
@@ -55,10 +60,9 @@ def averages(found: Results) -> list[Table]:
     for run in found.of("longbench"):
         stored = run.scores.get("averages")
         for scheme, values in (stored if isinstance(stored, dict) else {}).items():
-            row: Row = {"run": run.name, "model": labels.row(run), "scheme": scheme}
+            row = _head(run, labels.row(run)) | {"scheme": scheme, tables.OVER.key: labels.averages_over(run)}
             rows.append(row | values)
-    heads = list(dict.fromkeys(key for row in rows for key in row if key not in ("run", "model", "scheme")))
-    columns = [*_RUN, Column("scheme", "Scheme"), *(Column(key, key, 2) for key in heads)]
+    columns = [*_RUN, Column("scheme", "Scheme"), tables.OVER, *(Column(key, key, 2) for key in ("EN", "ZH", "All"))]
     note = (
         "e2: the plain mean over tasks without the synthetic ones, as in the paper's Table 2. longbench: LongBench's "
         "own (macro over six categories, code in both languages). category: macro over categories."
@@ -73,7 +77,7 @@ def perplexity(found: Results) -> list[Table]:
         resolved = run.part("resolved")
         for cell in run.cells:
             low, high = interval(cell)
-            row: Row = {"run": run.name, "model": run.model, "method": labels.method(run, cell.get("method"))}
+            row = _head(run, run.model) | {"method": labels.method(run, cell.get("method"))}
             row |= {key: cell.get(key) for key in ("window", "scale", "perplexity", "documents", "scored_tokens")}
             row |= {"low": low, "high": high} | {key: resolved.get(key) for key in ("protocol", "stride")}
             rows.append(row | {"extrapolate": "yes" if run.manifest.get("extrapolate") else ""})
@@ -91,7 +95,7 @@ def attention(found: Results) -> list[Table]:
     for run in found.of("attention"):
         for cell in run.cells:
             gold, of_input = cell.get("gold_share"), cell.get("input_share")
-            row = {"run": run.name, "model": run.model, "method": labels.method(run), **cell}
+            row = _head(run, run.model) | {"method": labels.method(run), **cell}
             row["ratio"] = gold / of_input if gold is not None and of_input else None
             rows.append(row | {"top_heads": _heads(cell.get("top_heads") or [])})
     columns = [*_RUN, Column("method", "Method"), Column("length", "Length", 0), Column("scale", "g", 2)]
@@ -112,7 +116,7 @@ def short(found: Results) -> list[Table]:
     for run in found.of("short"):
         for task, score in run.scores["tasks"].items():
             detail = tables.details(run, task)
-            row = {"run": run.name, "model": labels.row(run), "suite": run.scores.get("suite"), "task": task}
+            row = _head(run, labels.row(run)) | {"suite": run.scores.get("suite"), "task": task}
             rows.append(row | {"accuracy": score} | {key: detail.get(key) for key in ("stderr", "scored", "scoring")})
     columns = [*_RUN, Column("suite", "Suite"), Column("task", "Task"), Column("accuracy", "Accuracy", EXACT)]
     columns += [Column("stderr", "Standard error", EXACT), Column("scored", "Samples", 0), Column("scoring", "Scoring")]

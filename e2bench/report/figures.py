@@ -47,13 +47,19 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Figure:
-    """`name`.png and `name`.csv; the caption says what is drawn and what to see in it."""
+    """`name`.png and `name`.csv; the caption says what is drawn and what to see in it, and on what it was measured."""
 
     name: str
     title: str
-    caption: str
+    explanation: str
     png: bytes
     data: Table
+
+    @property
+    def caption(self) -> str:
+        """The explanation, and the data of every row drawn, each once."""
+        measured = dict.fromkeys(str(row["data"]) for row in self.data.rows if row.get("data"))
+        return f"{self.explanation} Data: {'; '.join(measured)}." if measured else self.explanation
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,7 @@ class Series:
     low: Sequence[float | None] = ()
     high: Sequence[float | None] = ()
     is_level: bool = False  # one measurement that holds for all x: drawn without markers
+    data: str = ""  # what it was measured on
 
 
 @contextmanager
@@ -174,11 +181,11 @@ def legend_below(figure: Canvas, axes: Axes, columns: int = 2) -> None:
 def series_table(name: str, title: str, series: Sequence[Series], x: str, y: str) -> Table:
     """The numbers of a line plot, one point a line."""
     columns = [Column("series", "Series"), Column(x, x.title(), 0), Column(y, y.title(), 6)]
-    columns += [Column("low", "Low", 6), Column("high", "High", 6)]
+    columns += [Column("low", "Low", 6), Column("high", "High", 6), Column("data", "Data")]
     rows = []
     for line in series:
         for at, (position, value) in enumerate(zip(line.x, line.y, strict=True)):
-            row = {"series": line.label, x: position, y: value}
+            row = {"series": line.label, x: position, y: value, "data": line.data}
             row |= {"low": line.low[at] if line.low else None, "high": line.high[at] if line.high else None}
             rows.append(row)
     return Table(name, title, columns, rows)

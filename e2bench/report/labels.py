@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from e2bench.provenance import data_label, shortfall
 from e2bench.report.runs import Run, number
 
 _METHODS = {"none": "None", "linear": "PI", "ntk": "NTK", "dynamic": "Dynamic NTK", "yarn": "YaRN"}
@@ -99,6 +100,21 @@ def legend(run: Run) -> str:
         return f"{run.model}, not extended"
     g = "" if run.manifest.get("extrapolate") else "g = L'/L" if len(scales) > 1 else f"g = {scales[0]:g}"
     return ", ".join(filter(None, [run.model, how, g]))
+
+
+def data(run: Run) -> str:
+    """What the run was measured on."""
+    return data_label(run.manifest, run.scores)
+
+
+def data_of(runs: Iterable[Run]) -> str:
+    """What several runs were measured on, each data once."""
+    return "; ".join(dict.fromkeys(map(data, runs)))
+
+
+def averages_over(run: Run) -> str:
+    """What stands in front of averages that must not be read beside published ones; empty where they may."""
+    return shortfall(run.manifest, run.scores)
 
 
 def without_context(run: Run) -> bool:

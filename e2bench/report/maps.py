@@ -74,6 +74,7 @@ _PASSKEY_COLUMNS += [Column("depth", "Depth"), Column("scale", "g", 2), Column("
 _PASSKEY_COLUMNS += [
     Column("trials", "Trials", 0),
     *(Column(key, key.title(), 4) for key in ("accuracy", "low", "high")),
+    Column("data", "Data"),
 ]
 
 
@@ -134,6 +135,7 @@ def _passkey_rows(run: Run, name: str, grid: Grid) -> list[Row]:
     rows: list[Row] = []
     for cell in sorted(run.cells, key=lambda cell: float(cell["length"])):
         shared = {"run": run.name, "series": name, "length": cell["length"], "scale": cell.get("scale")}
+        shared["data"] = labels.data(run)
         low, high = interval(cell)
         hits = sum(hits for (length, _), (hits, _) in grid.items() if length == cell["length"])
         total = {"depth": "all", "successes": hits if grid else None, "trials": cell.get("trials")}
@@ -257,7 +259,7 @@ def _attention_table(
 ) -> Table:
     """One line a generated token: its share on the gold span, and the columns as drawn."""
     columns = [Column("run"), *(Column(key, "", 0) for key in ("length", "tokens", "gold_first", "gold_last", "row"))]
-    columns += [Column("token"), Column("gold_share", "", 6)]
+    columns += [Column("token"), Column("gold_share", "", 6), Column("data")]
     columns += [Column(f"bin{at}", "", 5) for at in range(max(values.shape[1] for values in maps))]
     data: list[Row] = []
     for (line, rows), values in zip(panels, maps, strict=True):
@@ -266,7 +268,7 @@ def _attention_table(
         for at, drawn in enumerate(values):
             row: Row = {"run": run.name, "length": line["length"], "tokens": rows.shape[1], "row": at}
             row |= {"gold_first": first, "gold_last": last, "token": generated[at] if at < len(generated) else ""}
-            row["gold_share"] = float(rows[at, first : last + 1].sum())
+            row |= {"gold_share": float(rows[at, first : last + 1].sum()), "data": labels.data(run)}
             data.append(row | {f"bin{n}": float(value) for n, value in enumerate(drawn)})
     return Table(name, title, columns, data)
 

@@ -57,9 +57,9 @@ def render(found: Results, tables: Sequence[Table], details: Sequence[Table], fi
 
 
 def _shown(table: Table) -> list[Column]:
-    """The run stands under the model, where there is one: a column of its own would make wide tables wider."""
+    """Run and data stand under the model, where there is one: columns of their own would make wide tables wider."""
     with_model = any(column.key == "model" for column in table.shown)
-    return [column for column in table.shown if column.key != "run" or not with_model]
+    return [column for column in table.shown if column.key not in ("run", "data") or not with_model]
 
 
 def _template(name: str) -> str:
@@ -97,6 +97,7 @@ def _run(run: Run) -> dict[str, Any]:
         ),
         "started": str(run.manifest.get("started") or "")[:16].replace("T", " "),
         "minutes": _minutes(run),
+        "data": labels.data(run),
         "complete": run.complete,
         "record": json.dumps(_record(run), ensure_ascii=False, indent=1),
     }

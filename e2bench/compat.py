@@ -1,0 +1,47 @@
+"""Names that transformers changed within the declared range, chosen by signature, never by version.
+
+transformers 5.24 renamed `past_key_values` to `cache` and "gradient checkpointing" to "activation checkpointing"; the
+old names go in 5.40 and 6. Code that a checkpoint brings may still use them. Everything that depends on such a
+name is here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+
+def cache_arguments(body: Any, cache: Any) -> dict[str, Any]:
+    """The arguments that hand a key-value cache (None: use none) to the forward pass of `body`."""
+    return {_cache_name(type(body).forward): cache, "use_cache": cache is not None}
+
+
+@lru_cache(maxsize=16)  # asked at every decoding step
+def _cache_name(forward: Callable[..., Any]) -> str:
+    return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
+
+
+def rope_frequencies(compute: Callable[..., Any], config: Any, **options: Any) -> Any:
+    """`compute(config, …)`, one of transformers' RoPE functions, with those `options` that it takes and are not None.
+
+    Only some functions take `layer_type` (frequencies per layer) or `seq_len` (frequencies by length).
+    """
+    parameters = inspect.signature(compute).parameters.values()
+    takes = {p.name for p in parameters}
+    any_name = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    return compute(config, **{k: v for k, v in options.items() if v is not None and (any_name or k in takes)})
+
+
+def enable_activation_checkpointing(model: Any) -> None:
+    """Recompute a layer's activations in the backward pass instead of keeping them."""
+    new = getattr(model, "activation_checkpointing_enable", None)
+    (new or model.gradient_checkpointing_enable)()
+
+
+def activation_checkpointing_arguments(arguments: type) -> dict[str, bool]:
+    """The setting of `TrainingArguments` that turns activation checkpointing on."""
+    names = {f.name for f in dataclasses.fields(arguments)}
+    return {"activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing": True}

@@ -1,0 +1,57 @@
+"""The Hugging Face hub, asked only where it can answer: without a network its client retries for minutes."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from functools import lru_cache
+from urllib.parse import urlsplit
+
+CONNECT_S = 1.5
+
+
+@lru_cache(maxsize=1)
+def is_online() -> bool:
+    """Whether the hub takes a connection within 1.5 s, asked once a process. False in its clients' offline mode.
+
+    Where it does not, they are put into that mode: they use what their caches hold and fail at once otherwise.
+    """
+    from huggingface_hub import constants
+
+    if not constants.HF_HUB_OFFLINE and not _reachable(constants.ENDPOINT):
+        os.environ["HF_HUB_OFFLINE"] = "1"  # for libraries that are imported later
+        constants.HF_HUB_OFFLINE = True
+        return False
+    return not constants.HF_HUB_OFFLINE
+
+
+def _reachable(endpoint: str) -> bool:
+    """Behind a proxy only the client knows the way: then True, and the client finds out."""
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return True
+    address = urlsplit(endpoint)
+    host, port = address.hostname or "", address.port or (443 if address.scheme == "https" else 80)
+    found: list[bool] = []
+    thread = threading.Thread(target=lambda: found.append(_connects(host, port)), daemon=True)
+    thread.start()  # a thread: looking up a name takes no time limit
+    thread.join(CONNECT_S)
+    return found == [True]
+
+
+def _connects(host: str, port: int) -> bool:
+    try:
+        with socket.create_connection((host, port), timeout=CONNECT_S):
+            return True
+    except OSError:
+        return False
+
+
+OFFLINE = "the hub cannot be reached (no network, or HF_HUB_OFFLINE is set)"
+
+
+def is_cached(repo: str, filename: str, revision: str = "main") -> bool:
+    """Whether the client's cache holds a file of a model repository."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(repo, filename, revision=revision), str)
