@@ -63,7 +63,7 @@ test-newest:
 
 setup: .venv/run
 
-# $(call install,ENVIRONMENT,EXTRAS,CONSTRAINTS)
+# $(call install,ENVIRONMENT,EXTRAS,OPTIONS)
 TORCH_FROM := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 install = test -x $1/bin/python || $(PYTHON) -m venv $1; \
 	$1/bin/python -m pip install -q "$(TORCH)" $(TORCH_FROM) && $1/bin/python -m pip install -q -e ".$2" $3
@@ -79,7 +79,7 @@ LOCKED := -c requirements/lock.txt
 	$(call install,.venv,[dev],$(LOCKED))
 	touch $@
 .venv-lowest/test: pyproject.toml requirements/lowest.txt
-	$(call install,.venv-lowest,[test],-c requirements/lowest.txt)
+	$(call install,.venv-lowest,,--no-deps -r requirements/lowest.txt)
 	touch $@
 
 # Resolve both sets anew: the newest versions, and the lowest of each range, for every system and Python. torch is left

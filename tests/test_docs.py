@@ -35,7 +35,7 @@ from e2bench.tasks.longbench import select
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 NEEDS = {"network", "GPUs", "server", "minutes", "hours"}
-INSTALLING = ("make", "pip", "source")  # parsed: a test must not install
+INSTALLING = ("make", "pip", "source", "hf")  # parsed: a test must not install or fetch
 PROGRAMS = (*INSTALLING, "e2bench", "torchrun", "accelerate", "srun", "python", "export", "cat", "eval")
 PLACEHOLDER = re.compile(r"(?<![\w$<.-])(?:[A-Z]{1,9}|[A-Z]{3,}\d)(?![\w-])|…")
 INDENTED = "an indented block"
@@ -252,6 +252,8 @@ def check_parses(parts: list[str], parsed: Callable[[list[str]], None], where: s
         extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
         known = {re.split(r"[\[<>=]", need)[0] for needs in extras.values() for need in needs} | {"-e", ".", "fschat"}
         assert set(parts[2:]) <= known, where
+    elif parts[0] == "hf":
+        assert parts[1] == "download" and "--repo-type" in parts, where
     elif parts[0] == "eval":
         check_parses(shlex.split(parts[1].removeprefix("$(").removesuffix(")")), parsed, where)
     else:

@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from e2bench.errors import DataError, E2BenchError, UnknownName
+from e2bench.train.finetune import main
 from e2bench.train.plan import make_plan, state_bytes
 from e2bench.train.recipe import RECIPES, build_recipe, load_recipe
 
@@ -115,3 +116,20 @@ def test_a_broken_yaml_file_is_named_in_one_line(tmp_path):
     path.write_text("- 1")
     with pytest.raises(E2BenchError, match="must hold `key: value` lines"):
         load_recipe(str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "before"),
+    [
+        ("tiny-e2", "train-base.*tiny-base is the step before"),
+        ("tiny-base", "train-copy.*tiny-copy is the step before"),
+        ("tiny-copy", "reproduce data"),
+        ("llama2-7b", "fine-tune-7b.md, step 2"),
+        ("smollm2", "fine-tune-7b.md, step 2"),
+    ],
+)
+def test_a_recipe_that_cannot_start_names_what_makes_its_base_and_data(name, before, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(E2BenchError, match=before):
+        main(name, [], out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -39,7 +39,7 @@ from e2bench.train.callbacks import (
 )
 from e2bench.train.data import PackedRows, data_hashes
 from e2bench.train.e2 import Draw, E2Settings, draw
-from e2bench.train.loading import add_lora, load_model, load_tokenizer
+from e2bench.train.loading import add_lora, check_sources, load_model, load_tokenizer
 from e2bench.train.plan import make_plan
 from e2bench.train.recipe import RECIPES, Recipe, load_recipe
 from e2bench.train.rotary import E2Positions
@@ -147,11 +147,13 @@ def _accumulation(recipe: Recipe) -> int:
 
 def e2_config(recipe: Recipe, native: int) -> dict[str, Any]:
     """What `e2_config.json` holds, but for `step` and `tokens` (docs/files.md)."""
+    settings = dataclasses.asdict(recipe)
+    del settings["prepare"]  # advice, not a setting
     return {
         "base": Path(recipe.base).name if recipe.base else recipe.model["model_type"],
         **dataclasses.asdict(recipe.e2_settings(native)),
         "steps": recipe.steps,
-        "settings": dataclasses.asdict(recipe),
+        "settings": settings,
         "data": data_hashes(recipe.data),
     }
 
@@ -325,6 +327,7 @@ def main(
     loaded = load_recipe(recipe, overrides)
     folder = out or Path("results") / "train" / loaded.name
     console = Console()
+    check_sources(loaded, weights=not dry_run, data=not (dry_run or profile))
     plan = make_plan(loaded, processes_started())
     table = Table("plan", loaded.name, box=None)
     for row in plan.rows():

@@ -10,10 +10,25 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufCo
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from e2bench.chat import VICUNA_TEMPLATE
-from e2bench.errors import ModelError, one_line
+from e2bench.errors import E2BenchError, ModelError, one_line
 from e2bench.loading import check_hub_id
 from e2bench.train.initial import plant_induction
 from e2bench.train.recipe import Recipe
+
+
+def check_sources(recipe: Recipe, *, weights: bool = True, data: bool = True) -> None:
+    """Refuse a recipe whose base, tokenizer or data is not there, before anything is loaded; says what makes them.
+
+    weights: whether the base itself is needed, or only its config.    data: whether the data is needed.
+    """
+    base = recipe.base if weights or not recipe.base_config else ""
+    try:
+        for name in filter(None, (base, recipe.tokenizer)):
+            _located(name)
+        for source in recipe.data if data else []:
+            source.paths()
+    except E2BenchError as error:
+        raise type(error)(f"{error}. To get it: {recipe.prepare}" if recipe.prepare else str(error)) from None
 
 
 def load_config(recipe: Recipe) -> PretrainedConfig:

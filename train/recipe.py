@@ -47,6 +47,7 @@ class Recipe:
     plant_induction: start a new model with heads that copy (initial.py).
     base_config: the base's config, for a dry run on a machine that does not have the base.
     tokenizer: folder or hub id if not the base's.    native_window: L; from the base's config if not given.
+    prepare: the command or page that gives base and data; named where one of them is missing.
     method … sinks: see `E2Settings`.    train_window: R.
     batch_size: rows an optimizer step, over all processes.    micro_batch: rows a forward pass and process.
     learning_rate … clip_norm: AdamW with warm-up; cosine falls to `final_rate` of the peak.
@@ -66,6 +67,7 @@ class Recipe:
     base_config: dict[str, Any] = field(default_factory=dict)
     tokenizer: str = ""
     native_window: int | None = None
+    prepare: str = ""
     method: str = "e2"
     offset: bool = True
     scale: int | None = None
