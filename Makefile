@@ -82,13 +82,13 @@ LOCKED := -c requirements/lock.txt
 	$(call install,.venv-lowest,,--no-deps -r requirements/lowest.txt)
 	touch $@
 
-# Resolve both sets anew: the newest versions, and the lowest of each range, for every system and Python. torch is left
-# out with what its CUDA build brings, since its builds differ.
-RESOLVE = $(BIN)/uv pip compile -q pyproject.toml --universal --python-version 3.11 --no-annotate --no-header -c build/torch.txt
+# Resolve both sets anew: the newest versions for every system and Python, and the lowest of each range for Python 3.11
+# on Linux. torch is left out with what its CUDA build brings, since its builds differ.
+RESOLVE = $(BIN)/uv pip compile -q pyproject.toml --python-version 3.11 --no-annotate --no-header -c build/torch.txt
 WITHOUT_TORCH := grep -vE '^(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+)=='
 lock: .venv/dev
 	mkdir -p build && echo "$(TORCH)" > build/torch.txt
-	{ echo "# The versions that make installs. Renew: make lock"; $(RESOLVE) --extra dev --upgrade | $(WITHOUT_TORCH); } > build/lock.txt
+	{ echo "# The versions that make installs. Renew: make lock"; $(RESOLVE) --extra dev --universal --upgrade | $(WITHOUT_TORCH); } > build/lock.txt
 	{ echo "# The lowest of each declared range, for make test-lowest. Renew: make lock"; \
-	  $(RESOLVE) --extra test --resolution lowest-direct | $(WITHOUT_TORCH); } > build/lowest.txt
+	  $(RESOLVE) --extra test --python-platform linux --resolution lowest-direct | $(WITHOUT_TORCH); } > build/lowest.txt
 	mv build/lock.txt build/lowest.txt requirements/
