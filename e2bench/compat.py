@@ -45,3 +45,14 @@ def activation_checkpointing_arguments(arguments: type) -> dict[str, bool]:
     """The setting of `TrainingArguments` that turns activation checkpointing on."""
     names = {f.name for f in dataclasses.fields(arguments)}
     return {"activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing": True}
+
+
+def unpacked_gguf() -> dict[str, Any]:
+    """The arguments of `from_pretrained` that unpack a GGUF file's blocks once, at loading.
+
+    Left packed, they would be unpacked again in every forward pass. Before GgufConfig (5.17) nothing else was done.
+    """
+    import transformers
+
+    config = getattr(transformers, "GgufConfig", None)
+    return {"quantization_config": config(dequantize=True)} if config else {}

@@ -87,6 +87,8 @@ class KVLayer(CacheLayerMixin):
         """Tokens that fit."""
         return self.capacity
 
+    get_max_cache_shape = get_max_length  # its name before transformers 5.16
+
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """(key length, key offset) for code that builds masks."""
         return self.length + query_length, 0

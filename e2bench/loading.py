@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from e2bench.compat import unpacked_gguf
 from e2bench.errors import E2BenchError, ModelError
 from e2bench.extras import require
 from e2bench.hub import OFFLINE, is_cached, is_online
@@ -68,10 +69,10 @@ def load_weights(spec: ModelSpec) -> tuple[Any, Any, str]:
         "device_map": spec.device_map,
         **source,
     }
-    from transformers import AutoModelForCausalLM, GgufConfig
+    from transformers import AutoModelForCausalLM
 
-    if "gguf_file" in source:  # left packed, its blocks would be unpacked again in every forward pass
-        options["quantization_config"] = GgufConfig(dequantize=True)
+    if "gguf_file" in source:
+        options |= unpacked_gguf()
     else:
         options["use_safetensors"] = None if spec.allow_pickle else True
 

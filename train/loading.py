@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from e2bench.chat import VICUNA_TEMPLATE
+from e2bench.compat import unpacked_gguf
 from e2bench.errors import E2BenchError, ModelError, one_line
 from e2bench.loading import check_hub_id
 from e2bench.train.initial import plant_induction
@@ -55,7 +56,7 @@ def load_model(recipe: Recipe) -> PreTrainedModel:
             plant_induction(model, recipe.seed)
         return cast(PreTrainedModel, model)
     name, gguf = _located(recipe.base)
-    kind: dict[str, Any] = {"quantization_config": GgufConfig(dequantize=True)} if gguf else {"use_safetensors": True}
+    kind: dict[str, Any] = unpacked_gguf() if gguf else {"use_safetensors": True}
     try:
         return AutoModelForCausalLM.from_pretrained(
             name, dtype=torch.float32, attn_implementation=recipe.attention, **kind, **gguf
