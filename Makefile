@@ -37,7 +37,7 @@ types:
 coverage: .venv/dev
 	$(BIN)/python -m pytest $(FAST) --cov --cov-report=term --cov-report=html
 
-# Hours, on one core: which changes of a line no test notices (docs/mutation.md).
+# Which changes of a line no test notices (docs/mutation.md).
 mutation: .venv/dev
 	nice -n 15 $(BIN)/python tests/mutation.py
 

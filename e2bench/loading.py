@@ -41,7 +41,9 @@ class ModelSpec:
 
     @property
     def name(self) -> str:
-        """Short name for tables and folders."""
+        """Short name for tables and folders; the embedded model is called `demo` in every table."""
+        if self.model is None:
+            return "demo"
         return Path(self.path).stem if self.path.endswith(".gguf") else Path(self.path).name
 
 

@@ -179,7 +179,7 @@ def batch_size(common: Common) -> int | None:
 
 
 def given(common: Common, **own: Any) -> dict[str, Any]:
-    """The settings that differ from their defaults, as plain values for run.json."""
+    """Shared options that differ from their defaults and a command's own ones, as plain values for run.json."""
     shared = {f.name: getattr(common, f.name) for f in fields(Common) if getattr(common, f.name) != f.default}
     chosen = {**shared, **{name: value for name, value in own.items() if value is not None}}
     return {name: shareable(value) if isinstance(value, Path | str) else value for name, value in chosen.items()}

@@ -1,6 +1,6 @@
 """Mutation testing of the modules whose numbers matter most: does a test fail when a line is wrong?
 
-    python tests/mutation.py [MODULE ...]        (make mutation: every module of MODULES, one process, about an hour)
+    python tests/mutation.py [MODULE ...]        (make mutation: every module of MODULES, one process)
 
 mutmut changes one expression at a time and runs the module's own tests. It wants an importable package in one folder,
 while pyproject.toml maps `tasks/` and `train/` into e2bench, so the tree is laid out below `build/mutation/` as a wheel

@@ -22,7 +22,7 @@ from e2bench.train.loading import load_config
 from e2bench.train.plan import make_plan
 from e2bench.train.recipe import Recipe
 
-STEPS = 6  # the first two warm up
+STEPS = 16  # the first four warm up
 
 
 class RandomRows(IterableDataset[dict[str, torch.Tensor]]):
@@ -100,7 +100,7 @@ def measure(recipe: Recipe) -> dict[str, Any]:
     return {
         "method": recipe.method,
         "length": recipe.train_window,
-        "seconds_per_step": statistics.median(timer.seconds[2:]),
+        "seconds_per_step": statistics.median(timer.seconds[4:]),
         "peak_bytes": peak,
         "device": torch.cuda.get_device_name() if cuda else "cpu",
         "attention": recipe.attention,

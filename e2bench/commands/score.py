@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from e2bench.errors import DataError, printable
-from e2bench.records import RUN
+from e2bench.provenance import data_label, shortfall
+from e2bench.records import RUN, read_json
 from e2bench.scales import short_length
 from e2bench.scoring import SCHEMES, score_folder, write_scores
 
@@ -53,6 +54,10 @@ def show(folder: Path, scores: dict[str, Any]) -> None:
     )
     if incomplete:
         console.print("An average is shown only when every one of its tasks has a score.", style="dim")
+    run = read_json(folder / RUN) if (folder / RUN).exists() else {}
+    console.print(escape(printable(f"data: {data_label(run, scores)}")), highlight=False)
+    if scores.get("averages") and (short := shortfall(run, scores)):
+        console.print(f"averages over {short}: not to be read beside published ones.", highlight=False)
     console.print(escape(printable(f"written: {folder / 'scores.json'}")), highlight=False, style="dim")
 
 
