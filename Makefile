@@ -15,7 +15,7 @@ MODEL ?= e2bench/assets/tiny
 JOBS ?= auto
 FAST := -m "not slow and not gpu and not network" -n $(JOBS)
 
-.PHONY: quickstart test test-all test-lowest test-newest lint types coverage mutation bench reproduce setup lock
+.PHONY: quickstart test test-all test-lowest test-newest lint types coverage mutation bench reproduce setup newest lock
 quickstart: setup
 	$(BIN)/e2bench quickstart
 
@@ -56,10 +56,13 @@ reproduce: .venv/test
 test-lowest: .venv-lowest/test
 	.venv-lowest/bin/python -m pytest $(FAST) -W default
 
-test-newest:
+test-newest: newest
+	.venv-newest/bin/python -m pytest $(FAST) -W default
+
+# What pip gives today, always made anew.
+newest:
 	rm -rf .venv-newest
 	$(call install,.venv-newest,[test])
-	.venv-newest/bin/python -m pytest $(FAST) -W default
 
 setup: .venv/run
 

@@ -190,12 +190,9 @@ def train(
     profile: Annotated[bool, Flag("--profile", help="Measure memory and time per step, PI against E².")] = False,
 ) -> None:
     """E² fine-tuning, its ablations and rivals."""
-    from e2bench.extras import require
+    from e2bench.commands.train import run
 
-    require("accelerate", "train", "training")
-    from e2bench.train.finetune import main as finetune
-
-    finetune(recipe, settings or [], dry_run=dry_run, profile=profile, out=out, fresh=fresh)
+    run(recipe, settings or [], dry_run=dry_run, profile=profile, out=out, fresh=fresh)
 
 
 @app.command()

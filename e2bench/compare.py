@@ -9,7 +9,8 @@ from typing import Any
 
 from e2bench.errors import DataError
 from e2bench.records import RUN, check_folder, merged, names_of, read_json, stored_rows
-from e2bench.scoring import damage, interval, mean, score_predictions
+from e2bench.scoring import damage, score_predictions
+from e2bench.statistics import interval, mean
 
 LARGEST = 10
 EQUAL = 1e-12

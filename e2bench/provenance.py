@@ -11,7 +11,7 @@ from typing import Any
 
 RETRIEVAL_FILES = "answers"  # how files of `e2bench.train.retrieval` are called
 PUBLIC, DEMO, OWN, HUB, GENERATED = "public", "demo", "own", "hub", "generated"
-BENCHMARKS = {"longbench": "LongBench", "short": "the public sets"}
+BENCHMARKS = {"longbench": "LongBench", "short": "short benchmarks"}
 DEMO_TEXTS = {"longbench": "made-up", "ppl": "Python's standard library", "attention": "Python's standard library"}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,32 +12,14 @@ import numpy as np
 from e2bench.errors import DataError
 from e2bench.metrics import rouge_l, rouge_score_l, score_row
 from e2bench.records import RUN, SCORES, check_folder, read_json, stored_rows, write_json
+from e2bench.statistics import interval, mean
+from e2bench.summary import SUMMARIES
 from e2bench.task import Task
 
-RESAMPLES = 2000
 LANGUAGES = ("EN", "ZH", "All")
 SCHEMES = ("e2", "longbench", "category")
 NEEDED = ("pred", "answers", "all_classes")
 LENGTH_BUCKETS = {"0-4k": 4000, "4-8k": 8000, "8k+": float("inf")}  # LongBench eval.py at 2e00731, `scorer_e`
-
-
-def interval(values: Sequence[float], *, seed: int = 0) -> list[float] | None:
-    """Bootstrap 95 % percentile interval [low, high] of the mean, in the values' unit; None for fewer than two values.
-
-    RESAMPLES draws with replacement from numpy's default generator of `seed`: the same values give the same interval.
-    Source: Efron & Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
-    """
-    if len(values) < 2:
-        return None
-    data = np.asarray(values, dtype=np.float64)
-    picks = np.random.default_rng(seed).integers(0, len(data), (RESAMPLES, len(data)))
-    low, high = np.percentile(data[picks].mean(axis=1), [2.5, 97.5])
-    return [float(low), float(high)]
-
-
-def mean(values: Sequence[float]) -> float | None:
-    """Plain mean, None for none. Rounded once: Python 3.12's `sum` has other last bits than 3.11's."""
-    return math.fsum(values) / len(values) if values else None
 
 
 def averages(scores: Mapping[str, float], tasks: Sequence[Task]) -> dict[str, dict[str, float | None]]:
@@ -140,7 +121,7 @@ def score_folder(folder: Path, *, rouge_score: bool = False) -> dict[str, Any]:
     if experiment == "longbench":
         with damage(folder):
             return _score_longbench(folder, rouge_score)
-    summarise = _summaries().get(str(experiment))
+    summarise = SUMMARIES.get(str(experiment))
     if summarise is None:
         raise DataError(f"{folder / RUN} names the experiment {experiment!r}, which e2bench does not know")
     with damage(folder):
@@ -159,13 +140,6 @@ def damage(folder: Path) -> Iterator[None]:
         raise DataError(
             f"{folder}: a line holds a value of another kind than docs/files.md says ({type(error).__name__}: {error})"
         ) from None
-
-
-def _summaries() -> dict[str, Callable[[Path], dict[str, Any]]]:
-    """Experiments whose lines are already measurements: how each is summed up."""
-    from e2bench.summary import attention, passkey, perplexity, short
-
-    return {"ppl": perplexity, "passkey": passkey, "attention": attention, "short": short}
 
 
 def _score_longbench(folder: Path, rouge_score: bool) -> dict[str, Any]:

@@ -26,10 +26,15 @@ if TYPE_CHECKING:
     from e2bench.model import Model
 
 
-def quiet_libraries() -> None:
-    """Loaders' own bars and advice would drown ours."""
+def quiet_bars() -> None:
+    """Loaders' own bars would drown ours. Before anything imports tqdm, which reads this once."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
+
+
+def quiet_libraries() -> None:
+    """Loaders' own bars and advice would drown ours."""
+    quiet_bars()
     warnings.filterwarnings("ignore", module="transformers|huggingface_hub|torch|peft")
     from transformers.utils import logging as transformers_logging
 
@@ -57,6 +62,7 @@ def load_model(common: Common, *, served: bool = False) -> Model:
 
 def check_model(common: Common) -> None:
     """Refuse, before torch is imported, a model that is not there or cannot be used as the options say."""
+    quiet_bars()
     common = with_preset(common)
     if not _is_served(common):
         from e2bench.loading import check_source

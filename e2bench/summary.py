@@ -11,7 +11,7 @@ import numpy as np
 
 from e2bench.errors import DataError
 from e2bench.records import LM_EVAL, RUN, merged, names_of, read_json
-from e2bench.scoring import RESAMPLES, interval, mean
+from e2bench.statistics import interval, mean, ratio_interval, wilson
 
 Rows = list[dict[str, Any]]
 RACE_ARTICLES = 1045  # lm-eval asks one question an article of race_high
@@ -25,6 +25,7 @@ def perplexity(folder: Path) -> dict[str, Any]:
         sums, counts = ("mean_sum", "windows") if over_windows else ("nll_sum", "scored_tokens")
         nats = np.array([row[sums] for row in rows])
         weight = np.array([row[counts] for row in rows])
+        bounds = ratio_interval(nats, weight)
         cells.append(
             {
                 "window": window,
@@ -32,20 +33,12 @@ def perplexity(folder: Path) -> dict[str, Any]:
                 "method": rows[0]["method"],
                 "protocol": rows[0]["protocol"],
                 "perplexity": _exp(nats.sum() / weight.sum()),
-                "interval": _ratio_interval(nats, weight),
+                "interval": bounds and [_exp(bound) for bound in bounds],
                 "documents": len(rows),
                 "scored_tokens": int(sum(row["scored_tokens"] for row in rows)),
             }
         )
     return {"cells": cells}
-
-
-def _ratio_interval(nats: np.ndarray, weight: np.ndarray) -> list[float] | None:
-    if len(nats) < 2:
-        return None
-    picks = np.random.default_rng(0).integers(0, len(nats), (RESAMPLES, len(nats)))
-    ratios = nats[picks].sum(axis=1) / weight[picks].sum(axis=1)
-    return [_exp(bound) for bound in np.percentile(ratios, [2.5, 97.5])]
 
 
 def _exp(nats: float) -> float:
@@ -68,15 +61,6 @@ def passkey(folder: Path) -> dict[str, Any]:
             }
         )
     return {"lengths": lengths}
-
-
-def wilson(hits: int, trials: int, z: float = 1.959964) -> list[float]:
-    """Wilson's 95 % score interval of a share (Wilson 1927): stays inside [0, 1] also for 0 and all hits."""
-    share = hits / trials
-    middle = (share + z * z / (2 * trials)) / (1 + z * z / trials)
-    half = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    low = 0.0 if hits == 0 else max(0.0, middle - half)  # exactly: rounding leaves 6e-17
-    return [low, 1.0 if hits == trials else min(1.0, middle + half)]
 
 
 def attention(folder: Path) -> dict[str, Any]:
@@ -155,3 +139,12 @@ def _grouped(rows: Iterable[Mapping[str, Any]], *keys: str) -> list[tuple[tuple[
         groups.setdefault(tuple(row[key] for key in keys), []).append(dict(row))
     by_value: Callable[[tuple[tuple[Any, ...], Rows]], Any] = lambda pair: pair[0]  # noqa: E731
     return sorted(groups.items(), key=by_value)
+
+
+# Experiments whose lines are already measurements: how each is summed up.
+SUMMARIES: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "ppl": perplexity,
+    "passkey": passkey,
+    "attention": attention,
+    "short": short,
+}

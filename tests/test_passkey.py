@@ -28,7 +28,8 @@ from e2bench.passkey import (
 from e2bench.processes import Processes
 from e2bench.records import RunFolder, manifest, read_rows
 from e2bench.rope import RopeScaling
-from e2bench.summary import passkey, wilson
+from e2bench.statistics import wilson
+from e2bench.summary import passkey
 
 GRID = [(160, RopeScaling("linear", 2)), (321, RopeScaling("linear", 3))]
 

@@ -16,8 +16,9 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from e2bench.chat import VICUNA_TEMPLATE, chat_wrapper
+from e2bench.commands.train import run
 from e2bench.errors import E2BenchError, RunFolderError
-from e2bench.train.finetune import main, train
+from e2bench.train.finetune import train
 from e2bench.train.recipe import load_recipe
 from e2bench.train.tokenizer import train_tokenizer
 
@@ -227,7 +228,7 @@ def test_a_compiled_model_trains_at_the_same_positions(recipe, finished, tmp_pat
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(recipe, tmp_path, capsys):
-    main(str(recipe), ["steps=1000"], dry_run=True, out=tmp_path / "none")
+    run(str(recipe), ["steps=1000"], dry_run=True, out=tmp_path / "none")
     printed = capsys.readouterr().out
     assert "1,000 of 4 rows" in printed and "128 a step, 128,000 in all" in printed
     assert not (tmp_path / "none").exists()
@@ -249,7 +250,7 @@ def test_two_processes_give_the_losses_of_one(recipe, tmp_path):
 
 @pytest.mark.slow
 def test_a_profile_compares_training_at_the_long_window_with_e2_at_the_short_one(recipe, tmp_path):
-    main(str(recipe), [], profile=True, out=tmp_path)
+    run(str(recipe), [], profile=True, out=tmp_path)
     measured = json.loads((tmp_path / "profile.json").read_text())
     assert [(case["method"], case["length"], case["window"]) for case in measured] == [
         ("pi", 64, 64),

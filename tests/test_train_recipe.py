@@ -3,8 +3,8 @@
 import pytest
 import yaml
 
+from e2bench.commands.train import run
 from e2bench.errors import DataError, E2BenchError, UnknownName
-from e2bench.train.finetune import main
 from e2bench.train.plan import make_plan, state_bytes
 from e2bench.train.recipe import RECIPES, build_recipe, load_recipe
 
@@ -131,5 +131,5 @@ def test_a_broken_yaml_file_is_named_in_one_line(tmp_path):
 def test_a_recipe_that_cannot_start_names_what_makes_its_base_and_data(name, before, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(E2BenchError, match=before):
-        main(name, [], out=tmp_path / "out")
+        run(name, [], out=tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -19,8 +19,6 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from safetensors import SafetensorError, safe_open
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainingArguments, default_data_collator
@@ -39,9 +37,9 @@ from e2bench.train.callbacks import (
 )
 from e2bench.train.data import PackedRows, data_hashes
 from e2bench.train.e2 import Draw, E2Settings, draw
-from e2bench.train.loading import add_lora, check_sources, load_model, load_tokenizer
+from e2bench.train.loading import add_lora, load_model, load_tokenizer
 from e2bench.train.plan import make_plan
-from e2bench.train.recipe import RECIPES, Recipe, load_recipe
+from e2bench.train.recipe import RECIPES, Recipe
 from e2bench.train.rotary import E2Positions
 from e2bench.train.weights import store_as
 
@@ -308,39 +306,3 @@ def train(recipe: Recipe, out: Path, *, fresh: bool = False) -> bool:
             store_as(out, getattr(torch, recipe.precision))
         writer.write(out, recipe.steps)
     return True
-
-
-def main(
-    recipe: str,
-    overrides: list[str],
-    *,
-    dry_run: bool = False,
-    profile: bool = False,
-    out: Path | None = None,
-    fresh: bool = False,
-) -> None:
-    """What `e2bench train` calls. recipe: the path of a YAML file or the name of a packaged recipe.
-
-    Raises KeyboardInterrupt after a run that a signal ended: its last step is saved, the same command goes on from
-    there.
-    """
-    loaded = load_recipe(recipe, overrides)
-    folder = out or Path("results") / "train" / loaded.name
-    console = Console()
-    check_sources(loaded, weights=not dry_run, data=not (dry_run or profile))
-    plan = make_plan(loaded, processes_started())
-    table = Table("plan", loaded.name, box=None)
-    for row in plan.rows():
-        table.add_row(*row)
-    console.print(table)
-    if dry_run:
-        return
-    if profile:
-        from e2bench.train.profiling import write_profile
-
-        console.print(write_profile(loaded, folder))
-    elif train(loaded, folder, fresh=fresh):
-        console.print(f"trained: {folder}")
-    else:
-        console.print(f"stopped and saved in {folder}; the same command goes on from there")
-        raise KeyboardInterrupt

@@ -189,7 +189,9 @@ def _row(group: Sequence[Measure], window: int | None) -> Row:
         if len(values) > 1:
             row["errors"][name] = statistics.stdev(values)
         scales |= {measure.scale for measure in by_seed.values() if measure.scale is not None}
-    over = dict.fromkeys(labels.averages_over(run) for run in used if run.experiment == "longbench")
+    over = dict.fromkeys(
+        labels.averages_over(run, [row.get(name) for name in _TASKS]) for run in used if run.experiment == "longbench"
+    )
     row |= {tables.OVER.key: "; ".join(filter(None, over)), "data": labels.data_of(used)}
     return row | {"seeds": str(len(seeds)), "g": " / ".join(map(labels.scale, sorted(scales)))}
 

@@ -60,7 +60,10 @@ def averages(found: Results) -> list[Table]:
     for run in found.of("longbench"):
         stored = run.scores.get("averages")
         for scheme, values in (stored if isinstance(stored, dict) else {}).items():
-            row = _head(run, labels.row(run)) | {"scheme": scheme, tables.OVER.key: labels.averages_over(run)}
+            row = _head(run, labels.row(run)) | {
+                "scheme": scheme,
+                tables.OVER.key: labels.averages_over(run, values.values()),
+            }
             rows.append(row | values)
     columns = [*_RUN, Column("scheme", "Scheme"), tables.OVER, *(Column(key, key, 2) for key in ("EN", "ZH", "All"))]
     note = (

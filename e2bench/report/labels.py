@@ -112,9 +112,9 @@ def data_of(runs: Iterable[Run]) -> str:
     return "; ".join(dict.fromkeys(map(data, runs)))
 
 
-def averages_over(run: Run) -> str:
-    """What stands in front of averages that must not be read beside published ones; empty where they may."""
-    return shortfall(run.manifest, run.scores)
+def averages_over(run: Run, averages: Iterable[object]) -> str:
+    """What stands in front of averages that must not be read beside published ones; else, or without one, empty."""
+    return shortfall(run.manifest, run.scores) if any(map(number, averages)) else ""
 
 
 def without_context(run: Run) -> bool:

@@ -143,7 +143,7 @@ def _longbench_row(run: Run, label: str, heads: dict[str, str]) -> Row:
     averages = _averages(run).get("e2", {})
     row: Row = {"source": "measured", "model": label, "run": run.name, "intervals": {}}
     row |= {key: averages.get(key) for key in ("EN", "ZH", "All")} | {key: tasks.get(key) for key in heads}
-    row |= {"data": labels.data(run), OVER.key: labels.averages_over(run)}
+    row |= {"data": labels.data(run), OVER.key: labels.averages_over(run, averages.values())}
     for key in heads:
         ends = interval(details(run, key))
         if ends != (None, None):
@@ -366,7 +366,7 @@ def _short_row(run: Run, label: str) -> Row:
     by_column = {_short_column(task, own): task for task in run.scores["tasks"]}
     suite = str(run.scores.get("suite") or run.part("resolved").get("suite") or "not recorded")
     row: Row = {"source": "measured", "model": label, "suite": suite, "run": run.name, "errors": {}}
-    row |= {"data": labels.data(run), OVER.key: labels.averages_over(run)}
+    row["data"] = labels.data(run)
     row["size"] = labels.parameters(run.part("model").get("parameters"))
     row["others"] = [column for column in by_column if column not in TABLE7]
     for column, task in by_column.items():
@@ -375,6 +375,7 @@ def _short_row(run: Run, label: str) -> Row:
         if number(stderr):
             row["errors"][column] = stderr
     row["Avg."] = (run.scores.get("averages") or {}).get("Avg.")
+    row[OVER.key] = labels.averages_over(run, [row["Avg."]])
     return row
 
 
