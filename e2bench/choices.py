@@ -7,7 +7,7 @@ read once; its scores count in every option, since means over different numbers 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from e2bench.records import RunFolder, json_object
 from e2bench.rope import BY_LENGTH, RopeScaling
 from e2bench.runner import Item, Row, run
 from e2bench.scales import short_number
+from e2bench.task import sample_hash
 from e2bench.tasks.short import NEW_TOKENS, Choice, Question, ShortTask, answer_of, answered
 
 SHOWN_CHARS = 300
@@ -118,7 +119,7 @@ def measure(
     batch_size: int | None = None,
 ) -> None:
     """Answer every row of every task; one line each in TASK.jsonl."""
-    items = [_item(task, number, task.make(row)) for task, rows in work for number, row in enumerate(rows)]
+    items = [_item(task, number, row) for task, rows in work for number, row in enumerate(rows)]
 
     def answer(batch: Sequence[Item]) -> Iterator[tuple[Item, Row]]:
         made = [item.payload[1] for item in batch]
@@ -141,10 +142,11 @@ def measure(
     run(items, answer, folder, batch_size=rows, processes=processes, title="short")
 
 
-def _item(task: ShortTask, number: int, made: Choice | Question) -> Item:
+def _item(task: ShortTask, number: int, row: Mapping[str, Any]) -> Item:
+    made = task.make(row)
     texts = made.texts if isinstance(made, Choice) else (made.prompt,)
     cost = sum(len(text) // 4 + 1 for text in texts)
-    return Item(task.name, f"{task.name}-{number}", cost, (task.name,), (task, made))
+    return Item(task.name, f"{task.name}-{number}", cost, (task.name,), (task, made), sample_hash(row))
 
 
 def _ranked(item: Item, scores: list[float], scaling: RopeScaling) -> Row:

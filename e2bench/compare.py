@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from e2bench.errors import DataError
-from e2bench.records import RUN, check_folder, merged, names_of, read_json, stored_rows
+from e2bench.records import RUN, check_folder, names_of, read_json, row_id, stored_rows
 from e2bench.scoring import damage, score_predictions
 from e2bench.statistics import interval, mean
 
@@ -67,18 +67,17 @@ def _samples(folder: Path, experiment: str) -> Samples:
     if experiment == "longbench":
         return _longbench(folder)
     if experiment == "short":
-        return {name: _short(merged(folder, name)) for name in names_of(folder)}
-    return _cells(experiment, list(merged(folder, experiment).values()))
+        return {name: _short({row_id(row): row for row in stored_rows(folder, name)}) for name in names_of(folder)}
+    return _cells(experiment, stored_rows(folder, experiment))
 
 
 def _longbench(folder: Path) -> Samples:
     from e2bench.tasks.longbench import EVERY_TASK
 
     samples: Samples = {}
-    for task in EVERY_TASK:
+    names = names_of(folder)
+    for task in (task for task in EVERY_TASK if task.name in names):
         path = folder / f"{task.name}.jsonl"
-        if not path.exists() and not any(folder.glob(f"{task.name}.rank*.jsonl")):
-            continue
         rows = [row for row in stored_rows(folder, task.name) if row.get("finish") != "error"]
         scores = score_predictions(rows, task, where=str(path))
         samples[task.name] = {

@@ -13,7 +13,7 @@ from e2bench.records import RunFolder
 from e2bench.rope import BY_LENGTH, RopeScaling
 from e2bench.runner import Item, Row, run
 from e2bench.scales import PER_INPUT, ScaleRule, short_number
-from e2bench.task import Example, Task, render
+from e2bench.task import Example, Task, render, sample_hash
 from e2bench.truncation import Fitted, fit, input_limit
 
 SHOWN_CHARS = 300  # of each end of the prompt, kept for the report
@@ -104,7 +104,7 @@ def _item(question: Question) -> Item:
     # Characters order the work well enough; tokenizing all of it beforehand would hold every prompt's ids at once.
     cost = len(question.prompt) // 4 + question.task.max_new_tokens
     group = (question.task.max_new_tokens, question.task.settled is None)
-    return Item(question.task.name, question.example["_id"], cost, group, question)
+    return Item(question.task.name, question.example["_id"], cost, group, question, sample_hash(question.example))
 
 
 def _fitted(question: Question, model: Generator, settings: Settings) -> Fitted:

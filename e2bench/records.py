@@ -116,6 +116,10 @@ class RunFolder:
     """One run on disk. Use as a context manager: the lock is held inside.
 
     manifest: the contents of run.json but for times. `manifest["resolved"]` decides whether a folder may be resumed.
+    chooses: names in `resolved` that only choose which lines there are. They may differ from call to call: lines that
+        exist are kept, missing ones added. True: entries that both calls have must agree (a task's version); False:
+        what such a line was made from is told by the line itself (`sample`, or its id).
+    advice: what to do where a setting of that name differs, beside another folder.
     fresh: drop what an earlier run left there.    must_resume: refuse a folder without a run.
     rank, world: which of how many processes this is; rank 0 writes run.json and holds the lock.
     """
@@ -125,12 +129,15 @@ class RunFolder:
         path: Path,
         manifest: dict[str, Any],
         *,
+        chooses: Mapping[str, bool] | None = None,
+        advice: Mapping[str, str] | None = None,
         fresh: bool = False,
         must_resume: bool = False,
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self.path, self.manifest = path, manifest
+        self.path, self.manifest, self.chooses, self.advice = path, manifest, chooses or {}, advice or {}
+        self.data_changed = False  # whether a file of an earlier call has another hash now
         self.fresh, self.must_resume = fresh, must_resume
         self.rank, self.world = rank, world
         self._files: dict[str, int] = {}
@@ -177,13 +184,34 @@ class RunFolder:
             raise DataError(f"{self.path / RUN}: resolved is a JSON {type(resolved).__name__}, needed is an object")
         old = {"experiment": earlier.get("experiment"), **(resolved or {})}
         new = {"experiment": self.manifest["experiment"], **json.loads(json.dumps(self.manifest["resolved"]))}
-        differing = [name for name in {**new, **old} if old.get(name) != new.get(name)]
+        differing = [name for name in {**new, **old} if self._clash(name, old.get(name), new.get(name))]
         if differing:
             named = [f"{name} = {_short(old.get(name))}, not {_short(new.get(name))}" for name in differing[:3]]
+            advice = [f"{self.advice[name]}, " for name in differing if name in self.advice]
             raise RunFolderError(
                 f"{self.path} holds a run with {' and '.join(named)}; "
-                "choose another --out, or give --fresh to drop the old run"
+                f"{''.join(advice)}choose another --out, or give --fresh to drop the old run"
             )
+        self.data_changed = _disagree(old.get("data"), new.get("data"))
+        for name in self.chooses:  # what earlier calls chose is still in the folder
+            if isinstance(old.get(name), dict):
+                self.manifest["resolved"][name] = {**old[name], **new[name]}
+
+    def _clash(self, name: str, old: Any, new: Any) -> bool:
+        """Whether a setting forbids to go on with the folder's lines."""
+        if name not in self.chooses:
+            return bool(old != new)
+        return self.chooses[name] and _disagree(old, new)
+
+    def check_sample(self, name: str, row: Mapping[str, Any], sample: str) -> None:
+        """Refuse a stored line that was made from another sample than the one of its id now."""
+        stored = row.get("sample")
+        if stored == sample or (stored is None and not self.data_changed):
+            return
+        raise RunFolderError(
+            f"{self.path} holds a run with data = another {name} {row_id(row)} than the one given now; "
+            "choose another --out, or give --fresh to drop the old run"
+        )
 
     def _clear(self) -> None:
         with disk_errors(self.path):
@@ -237,13 +265,9 @@ class RunFolder:
 
     # lines
 
-    def rows(self, name: str) -> list[dict[str, Any]]:
-        """Every finished line of `name`, from all processes; of two with one id the first."""
-        return list(merged(self.path, name).values())
-
-    def done(self, name: str) -> set[str]:
-        """Ids (`row_id`) of the finished lines of `name`."""
-        return set(merged(self.path, name))
+    def done(self, name: str) -> dict[str, dict[str, Any]]:
+        """The finished lines of `name` by id (`row_id`), from all processes; of two with one id the first."""
+        return merged(self.path, name)
 
     def append(self, name: str, row: Mapping[str, Any]) -> None:
         """Add one line and flush it to the disk."""
@@ -276,16 +300,19 @@ class RunFolder:
     def finish(self, order: Mapping[str, list[str]]) -> None:
         """Merge every process's lines into NAME.jsonl in the given order of ids, and mark the run complete.
 
+        Lines that only earlier calls asked for follow; `asked` in run.json says how many were asked for now.
         Raises RunFailed when lines are missing, after waiting for a network's file system to show them.
         """
         self.close()
         for name, ids in order.items():
             lines = self._complete(name, ids)
-            write_atomic(self.path / f"{name}.jsonl", b"".join(encode_row(lines[i]) for i in ids))
+            others = lines.keys() - set(ids)
+            kept = [*ids, *(one for one in lines if one in others)]
+            write_atomic(self.path / f"{name}.jsonl", b"".join(encode_row(lines[i]) for i in kept))
             for part in self.path.glob(f"{name}.rank*.jsonl"):
                 part.unlink()
         run = read_json(self.path / RUN)
-        write_json(self.path / RUN, {**run, "ended": now()})
+        write_json(self.path / RUN, {**run, "asked": {name: len(ids) for name, ids in order.items()}, "ended": now()})
 
     def _complete(self, name: str, ids: list[str]) -> dict[str, dict[str, Any]]:
         deadline = time.monotonic() + (SHOWN_S if self.world > 1 else 0)
@@ -301,9 +328,31 @@ class RunFolder:
             time.sleep(1)
 
 
+def _disagree(old: Any, new: Any) -> bool:
+    """Whether two choices of lines contradict each other: another value under one name, another method for one cell."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return any(old[name] != new[name] for name in old.keys() & new.keys())
+    if _is_grid(old) and _is_grid(new):
+        return _disagree(*({(length, scale): method for length, method, scale in grid} for grid in (old, new)))
+    return False
+
+
+def _is_grid(value: Any) -> bool:
+    """[[length, method, g], …]"""
+    return isinstance(value, list) and all(isinstance(cell, list) and len(cell) == 3 for cell in value)
+
+
+def asked(folder: Path) -> dict[str, int] | None:
+    """NAME: how many leading lines the last complete call asked for; None where run.json does not say."""
+    counts = read_json(folder / RUN).get("asked") if (folder / RUN).exists() else None
+    return counts if isinstance(counts, dict) and all(isinstance(n, int) for n in counts.values()) else None
+
+
 def names_of(folder: Path) -> list[str]:
-    """What a run's folder holds lines of; NAME.rankN.jsonl of a single process belongs to NAME."""
-    return sorted({path.name.split(".")[0] for path in folder.glob("*.jsonl")})
+    """What a run's last call asked for lines of; NAME.rankN.jsonl of a single process belongs to NAME."""
+    names = {path.name.split(".")[0] for path in folder.glob("*.jsonl")}
+    counts = asked(folder)
+    return sorted(names if counts is None else names & counts.keys())
 
 
 def merged(folder: Path, name: str) -> dict[str, dict[str, Any]]:
@@ -317,9 +366,10 @@ def merged(folder: Path, name: str) -> dict[str, dict[str, Any]]:
 
 
 def stored_rows(folder: Path, name: str) -> list[dict[str, Any]]:
-    """The lines of one file of a run's folder, ours or LongBench's own layout."""
+    """The lines of one file that a run's last call asked for; all of a folder in LongBench's own layout."""
     if (folder / RUN).exists():
-        return list(merged(folder, name).values())
+        counts = asked(folder)
+        return list(merged(folder, name).values())[: None if counts is None else counts.get(name, 0)]
     return read_rows(folder / f"{name}.jsonl", ours=False)
 
 

@@ -22,13 +22,17 @@ PLAIN_LINE_S = 30  # without a terminal, progress is a line so often
 
 @dataclass(frozen=True)
 class Item:
-    """One record to make. `cost` in tokens orders the work; only items of an equal `group` share a batch."""
+    """One record to make. `cost` in tokens orders the work; only items of an equal `group` share a batch.
+
+    sample: hash of what the record is made from, where its id does not say it; stored in the record as `sample`.
+    """
 
     file: str
     id: str
     cost: int
     group: Hashable
     payload: Any
+    sample: str | None = None
 
 
 Row = Mapping[str, Any]
@@ -60,7 +64,7 @@ def run(
             for item, row in _halving(batch, work):
                 if row_id(row) != item.id:
                     raise ValueError(f"record {row_id(row)!r} was made for item {item.id!r}")
-                folder.append(item.file, row)
+                folder.append(item.file, row if item.sample is None else {**row, "sample": item.sample})
                 bar.advance(item, row)
     folder.close()  # NFS shows a file's last lines to other machines once it is closed
     processes.barrier(f"finished/{title}")
@@ -102,6 +106,9 @@ def _shared_plan(
 
     def made() -> str:
         done = {name: folder.done(name) for name in {item.file for item in items}}
+        for item in items:
+            if item.sample is not None and (row := done[item.file].get(item.id)) is not None:
+                folder.check_sample(item.file, row, item.sample)
         left = [item for item in items if item.id not in done[item.file]]
         at = {(item.file, item.id): index for index, item in enumerate(items)}
         return json.dumps([[at[item.file, item.id] for item in batch] for batch in plan(left, batch_size)])

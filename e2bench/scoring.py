@@ -11,7 +11,7 @@ import numpy as np
 
 from e2bench.errors import DataError
 from e2bench.metrics import rouge_l, rouge_score_l, score_row
-from e2bench.records import RUN, SCORES, check_folder, read_json, stored_rows, write_json
+from e2bench.records import RUN, SCORES, check_folder, names_of, read_json, stored_rows, write_json
 from e2bench.statistics import interval, mean
 from e2bench.summary import SUMMARIES
 from e2bench.task import Task
@@ -145,9 +145,8 @@ def damage(folder: Path) -> Iterator[None]:
 def _score_longbench(folder: Path, rouge_score: bool) -> dict[str, Any]:
     from e2bench.tasks.longbench import BY_NAME, EVERY_TASK, LONGBENCH
 
-    present = [
-        t for t in EVERY_TASK if (folder / f"{t.name}.jsonl").exists() or any(folder.glob(f"{t.name}.rank*.jsonl"))
-    ]
+    names = names_of(folder)
+    present = [task for task in EVERY_TASK if task.name in names]
     if not present:
         others = sorted(p.name for p in folder.glob("*.jsonl"))
         what = f"files of unknown tasks ({', '.join(others[:3])})" if others else "no .jsonl file"

@@ -212,9 +212,14 @@ def open_run(
     data: Mapping[str, str],
     source: DataSource,
     out: Path,
+    chooses: Mapping[str, bool],
+    advice: Mapping[str, str] | None = None,
     **rest: Any,
 ) -> RunFolder:
-    """The run's folder, to be entered. `resolved`, model, data, dtype and attention decide whether it resumes."""
+    """The run's folder, to be entered. `resolved`, model, data, dtype and attention decide whether it resumes.
+
+    chooses, advice: see `RunFolder`.
+    """
     described = model.describe()
     described["path"] = shareable(described["path"])
     decides = {
@@ -243,7 +248,14 @@ def open_run(
         **rest,
     )
     return RunFolder(
-        out, contents, fresh=common.fresh, must_resume=common.resume, rank=processes.rank, world=processes.world
+        out,
+        contents,
+        chooses=chooses,
+        advice=advice,
+        fresh=common.fresh,
+        must_resume=common.resume,
+        rank=processes.rank,
+        world=processes.world,
     )
 
 

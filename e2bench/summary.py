@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from e2bench.errors import DataError
-from e2bench.records import LM_EVAL, RUN, merged, names_of, read_json
+from e2bench.records import LM_EVAL, RUN, names_of, read_json, stored_rows
 from e2bench.statistics import interval, mean, ratio_interval, wilson
 
 Rows = list[dict[str, Any]]
@@ -88,7 +88,7 @@ def short(folder: Path) -> dict[str, Any]:
     harness = read_json(results) if results.exists() else {}
     expected_rows = _published_rows()
     for name in names_of(folder):
-        rows = list(merged(folder, name).values())
+        rows = stored_rows(folder, name)
         correct = [float(row["correct"]) for row in rows]
         share = mean(correct)
         if share is None:
@@ -126,7 +126,7 @@ def _published_rows() -> dict[str, int]:
 
 
 def _lines(folder: Path, name: str) -> Rows:
-    rows = list(merged(folder, name).values())
+    rows = stored_rows(folder, name)
     if not rows:
         raise DataError(f"{folder} holds no finished line in {name}.jsonl; run the experiment first")
     return rows

@@ -47,6 +47,11 @@ class Task:
 Example = Mapping[str, Any]
 
 
+def sample_hash(example: Mapping[str, Any]) -> str:
+    """16 hex digits over everything in an example: tells two examples of one id apart."""
+    return hashlib.sha256(json.dumps(example, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def render(template: str, example: Example, *, with_context: bool = True) -> str:
     """The prompt of one example: `{context}` and `{input}` filled in, braces inside the texts left alone."""
     context = example["context"] if with_context else ""

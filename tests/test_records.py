@@ -73,7 +73,7 @@ def test_a_torn_last_line_is_dropped_and_redone(tmp_path: Path, cut: int) -> Non
     file = tmp_path / "trec.jsonl"
     file.write_bytes(file.read_bytes()[:-cut])
     with RunFolder(tmp_path, contents()) as run:
-        assert run.done("trec") == {"1", "2"}
+        assert set(run.done("trec")) == {"1", "2"}
         run.append("trec", row(3))
     assert read_rows(file) == [row(1), row(2), row(3)]
 
@@ -114,7 +114,7 @@ def test_a_run_is_continued_and_finished_in_the_given_order(tmp_path: Path) -> N
     write(tmp_path, [2, 1])
     assert read_json(tmp_path / RUN)["ended"] is None
     with RunFolder(tmp_path, contents()) as run:
-        assert run.done("trec") == {"1", "2"}
+        assert set(run.done("trec")) == {"1", "2"}
         run.append("trec", row(3))
         run.finish({"trec": ["1", "2", "3"]})
     assert read_rows(tmp_path / "trec.jsonl") == [row(1), row(2), row(3)]
@@ -173,7 +173,7 @@ def test_fresh_drops_the_old_run_whatever_its_settings(tmp_path: Path) -> None:
     write(tmp_path, [1])
     (tmp_path / "scores.json").write_text("{}", encoding="utf-8")
     with RunFolder(tmp_path, contents(scale=2), fresh=True) as run:
-        assert run.done("trec") == set()
+        assert set(run.done("trec")) == set()
     assert not (tmp_path / "scores.json").exists()
 
 
@@ -182,7 +182,7 @@ def test_resume_needs_something_to_resume(tmp_path: Path) -> None:
         pass
     write(tmp_path, [1])
     with RunFolder(tmp_path, contents(), must_resume=True) as run:
-        assert run.done("trec") == {"1"}
+        assert set(run.done("trec")) == {"1"}
 
 
 def test_a_folder_with_other_jsonl_files_is_not_taken_over(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_lines_of_several_processes_are_merged_and_of_two_with_one_id_the_first_
             second.append("trec", row(1, by=1))
             second.append("trec", row(2, by=1))
         assert (tmp_path / "trec.rank1.jsonl").exists()
-        assert first.done("trec") == {"1", "2"}
+        assert set(first.done("trec")) == {"1", "2"}
         first.finish({"trec": ["1", "2"]})
     assert read_rows(tmp_path / "trec.jsonl") == [row(1, by=1), row(2, by=0)]
     assert not list(tmp_path.glob("*.rank*"))
@@ -310,7 +310,7 @@ def test_a_full_disk_is_a_failure_of_one_line_and_loses_nothing(tmp_path: Path) 
     kept = len(merged(tmp_path, "trec"))
     assert kept == 8  # of 119 bytes each, in 1,000
     with RunFolder(tmp_path, manifest("longbench", settings={}, resolved={})) as run:
-        assert run.done("trec") == {str(n) for n in range(kept)}
+        assert set(run.done("trec")) == {str(n) for n in range(kept)}
         run.append("trec", {"_id": "8", "pred": "x" * 90})
     assert len(read_rows(tmp_path / "trec.jsonl")) == 9
 

@@ -104,6 +104,7 @@ def run(
         },
         data={"documents": ",".join(dict.fromkeys(name for name, _ in texts))},
         source=source,
+        chooses={"depths": False, "trials": False},
     )
 
 

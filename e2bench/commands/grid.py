@@ -33,6 +33,8 @@ def run_grid(
     resolved: Mapping[str, Any],
     data: Mapping[str, str],
     source: DataSource,
+    chooses: Mapping[str, bool],
+    advice: Mapping[str, str] | None = None,
     extrapolate: bool = False,
 ) -> None:
     """Open the run's folder, measure into it, score it and print the table."""
@@ -53,6 +55,8 @@ def run_grid(
         rope={"method": rule.method, "factor": scales[0] if len(set(scales)) == 1 else scales},
         data=data,
         source=source,
+        chooses={"grid": True, **chooses},
+        advice=advice,
         out=out,
         **({"extrapolate": True} if extrapolate else {}),
     ) as folder:

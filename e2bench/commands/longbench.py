@@ -104,6 +104,7 @@ def run(
         rope={"method": rule.method, "factor": resolved["scale"]},
         data=file_hashes(folder / f"{task.name}.jsonl" for task in chosen),
         source=source,
+        chooses={"tasks": False, "limit": False, "versions": True, "data": False},
         out=out,
     ) as run_folder:
         model.rope.restore()

@@ -45,4 +45,5 @@ def run(common: Common, *, lengths: str, depths: int, trials: int, early_stop: b
         },
         data={},
         source=DataSource(GENERATED),
+        chooses={"depths": False, "trials": False},
     )

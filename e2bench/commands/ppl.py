@@ -102,6 +102,8 @@ def run(
         },
         data={c.document.where.rsplit("/", 1)[-1]: c.document.id for c in chosen},
         source=source,
+        chooses={"lengths": False, "documents": False, "data": False},  # a line's document is a hash of its text
+        advice={"doc_tokens": "fix the documents with --doc-tokens and --min-tokens to add lengths to a run"},
         extrapolate=extrapolate,
     )
 

@@ -56,6 +56,7 @@ def run(common: Common, *, suite: str, tasks: str | None, data: Path | None, lim
     scaling = rule.scaling(window)
     names = _names(chosen, suite)
     own = [name for name, task in zip(names, chosen, strict=True) if task.has_own_rows(rows.get(task.name, ()))]
+    named: dict[str, Any] = {"own_rows": own} if own else {}
     if own:
         say(f"{', '.join(own)}: rows of your own, not the published set's: in a column of their own, in no average")
     resolved = {
@@ -82,9 +83,11 @@ def run(common: Common, *, suite: str, tasks: str | None, data: Path | None, lim
             resolved=resolved,
             rope={"method": rule.method, "factor": short_number(scaling.factor)},
             data=hashes,
+            # lm-eval evaluates a task whole, and its lines do not say what they were made from
+            chooses={} if suite == "lm-eval" else {"tasks": False, "limit": False, "versions": True, "data": False},
             source=DataSource(OWN, data.resolve().name) if data else DataSource(PUBLIC, BENCHMARKS["short"]),
             out=out,
-            **({"own_rows": own} if own else {}),
+            **named,
         ) as folder,
     ):
         model.rope.restore()
