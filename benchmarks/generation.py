@@ -74,7 +74,7 @@ def plain_loop(model: Model, prompts: list[Prompt], scaling: RopeScaling) -> Cal
     def call() -> int:
         model.hf.set_attn_implementation("sdpa")
         new = 0
-        with model.scaled(scaling, 0):
+        with model.under(scaling, 0):
             for prompt in prompts:
                 ids = torch.tensor([list(prompt.ids)], device=model.device)
                 eos, budget = list(model.eos_ids), prompt.max_new_tokens

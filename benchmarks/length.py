@@ -72,7 +72,7 @@ def measure(kind: str, tokens: int, model_path: str | None, dtype: str) -> dict[
             prompt = Prompt(ids[0, : count - NEW_TOKENS].tolist(), NEW_TOKENS, NEW_TOKENS)
             list(model.generate([prompt], scaling))
             return
-        with model.scaled(scaling, count):
+        with model.under(scaling, count):
             model.token_nll(ids[:, :count])
 
     run(256)

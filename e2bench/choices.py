@@ -130,7 +130,7 @@ def measure(
             return
         for item in batch:
             ids = [model.encode(text) for text in item.payload[1].texts]
-            with model.scaled(scaling, max(map(len, ids))):
+            with model.under(scaling, max(map(len, ids))):
                 scores = [total / count for total, count in log_likelihoods(model, ids)]
             yield item, _ranked(item, scores, scaling)
 

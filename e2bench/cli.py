@@ -56,8 +56,9 @@ def longbench(
     """LongBench v1: 21 tasks, middle truncation, official scores and averages."""
     arguments = dict(locals())
     from e2bench.commands.longbench import run
+    from e2bench.commands.score import show_run
 
-    run(**arguments)
+    show_run(run(**arguments))
 
 
 @app.command()
@@ -79,8 +80,9 @@ def ppl(
     """Sliding-window perplexity, the scale chosen per length."""
     arguments = dict(locals())
     from e2bench.commands.ppl import run
+    from e2bench.commands.score import show_run
 
-    run(**arguments)
+    show_run(run(**arguments))
 
 
 @app.command()
@@ -96,8 +98,9 @@ def passkey(
     """Passkey retrieval: a grid of lengths, depths and trials."""
     arguments = dict(locals())
     from e2bench.commands.passkey import run
+    from e2bench.commands.score import show_run
 
-    run(**arguments)
+    show_run(run(**arguments))
 
 
 @app.command()
@@ -119,8 +122,9 @@ def attention(
     """Figure 6: attention of an answer's tokens over a long input with hidden key-value pairs."""
     arguments = dict(locals())
     from e2bench.commands.attention import run
+    from e2bench.commands.score import show_run
 
-    run(**arguments)
+    show_run(run(**arguments))
 
 
 @app.command()
@@ -135,9 +139,10 @@ def short(
 ) -> None:
     """Table 7: short benchmarks, zero-shot, at any scale."""
     arguments = dict(locals())
+    from e2bench.commands.score import show_run
     from e2bench.commands.short import run
 
-    run(**arguments)
+    show_run(run(**arguments))
 
 
 @app.command()
@@ -160,7 +165,7 @@ def report(
     out: Annotated[Path, Flag("--out", "-o", help="Folder of tables, figures and index.html.")] = Path("report"),
 ) -> None:
     """Every table and figure for which runs exist, and one HTML page."""
-    from e2bench.report import write_report
+    from e2bench.reporting import write_report
 
     paths = write_report(results, out)
     typer.echo(f"{len(paths)} files in {out}")

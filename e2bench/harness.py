@@ -140,7 +140,7 @@ def measure(
 
     def work(batch: Sequence[Item]) -> Iterator[tuple[Item, Row]]:
         name = batch[0].payload
-        with model.scaled(scaling, model.native_window), plain_attention(model):
+        with model.under(scaling, model.native_window), plain_attention(model):
             try:
                 found = lm_eval.simple_evaluate(
                     model=harness, tasks=[name], task_manager=manager, limit=limit, log_samples=True

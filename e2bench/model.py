@@ -270,7 +270,20 @@ class Model:
         return last[:, -1]
 
     @contextmanager
-    def scaled(self, scaling: RopeScaling | None, length: int) -> Iterator[None]:
+    def scaled(self, method: str = "linear", factor: float = 1.0, *, length: int | None = None) -> Iterator[None]:
+        """A RoPE scaling in force inside: `linear` (PI, E²), `ntk`, `yarn`, `none`, or `dynamic`, with factor g.
+
+        length: tokens of the inputs, which `dynamic` needs, since its frequencies follow it.
+        Raises E2BenchError for a factor below 1 or a missing length, UnknownName for another method.
+        """
+        scaling = RopeScaling(method, factor)
+        if scaling.method in BY_LENGTH and length is None:
+            raise E2BenchError(f"{method} follows the length of each input: give length=")
+        with self.under(scaling, length or self.native_window):
+            yield
+
+    @contextmanager
+    def under(self, scaling: RopeScaling | None, length: int) -> Iterator[None]:
         """`scaling` in force inside (None: the checkpoint's own), for inputs of `length` tokens."""
         with self.rope.using(scaling or RopeScaling("checkpoint"), length):
             yield
@@ -331,7 +344,7 @@ class Model:
         if scaling is not None and scaling.method in BY_LENGTH and len(prompts) > 1:
             raise ValueError(f"{scaling.method} depends on each input's length: one prompt a batch")
         longest = max(len(p.ids) + p.max_new_tokens for p in prompts)
-        with self.scaled(scaling, longest):
+        with self.under(scaling, longest):
             if self.grouped:
                 yield from self._decode(prompts, longest)
                 return
@@ -358,7 +371,7 @@ class Model:
         Order the prompts so that neighbours have long common beginnings. Results equal `generate` up to rounding.
         """
         longest = max(len(p.ids) + p.max_new_tokens for p in prompts)
-        with self.scaled(scaling, longest):
+        with self.under(scaling, longest):
             cache = self.new_cache(longest)
             before: Sequence[int] = []
             for index, prompt in enumerate(prompts):

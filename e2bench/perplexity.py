@@ -172,7 +172,7 @@ def _cell_line(
     """A cell's record, and the first window's scores, which a shorter window at the same scale can use as they are."""
     nll_sum = mean_sum = 0.0
     scored = 0
-    with model.scaled(cell.scaling, cell.window):
+    with model.under(cell.scaling, cell.window):
         windows = list(cell.windows)
         parts: list[torch.Tensor] = []
         if windows[0].start == 0 and windows[0].first <= 1:

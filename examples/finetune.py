@@ -8,10 +8,9 @@ The same as a recipe file and `e2bench train`; from Python the settings can be c
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
-from e2bench.cli import app
+import e2bench
 from e2bench.train.finetune import train
 from e2bench.train.recipe import build_recipe
 
@@ -48,12 +47,10 @@ def main() -> None:
     if not train(recipe, weights):
         raise SystemExit("stopped and saved; the same command goes on")
 
+    measured = {"lengths": given.lengths, "data": given.held_out or given.data, "docs": 2, "max_windows": 4}
     for name, model in (("base", given.base), ("e2", weights)):
-        options = ["--lengths", given.lengths, "--data", given.held_out or given.data, "--docs", "2"]
-        options += ["--max-windows", "4", "--scale", "auto", "--out", str(given.out / name)]
-        app(["ppl", "--model", str(model), *options], standalone_mode=False)
-    for name in ("base", "e2"):
-        cells = json.loads((given.out / name / "scores.json").read_text(encoding="utf-8"))["cells"]
+        run = e2bench.run("ppl", model, **measured, scale="auto", out=given.out / name)
+        cells = run.scores["cells"]
         print(name, {cell["window"]: round(cell["perplexity"], 2) for cell in cells})
 
 

@@ -30,7 +30,7 @@ def perplexity(
 ) -> float:
     """Protocol press over the first `tokens` tokens of each document: each token but the first is scored once."""
     nats, scored = 0.0, 0
-    with model.scaled(scaling, length):
+    with model.under(scaling, length):
         for document in documents:
             ids = torch.tensor([document.ids[:tokens]])
             for window in Protocol("press", stride).windows(ids.shape[1], length):

@@ -10,13 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from e2bench.cli import app
-from e2bench.compare import compare
-
-
-def e2bench(*arguments: object) -> None:
-    """What `e2bench …` does on the command line, in this process."""
-    app([str(argument) for argument in arguments], standalone_mode=False)
+import e2bench
 
 
 def main() -> None:
@@ -30,17 +24,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/mine"))
     given = parser.parse_args()
 
-    shared = ["--model", given.model, "--tasks", given.tasks]
-    shared += ["--data", given.data] if given.data else []
-    shared += ["--limit", given.limit] if given.limit else []
+    model = e2bench.load(given.model)
     runs = [given.out / f"longbench-g{scale}" for scale in given.scales.split(",")]
-    for scale, run in zip(given.scales.split(","), runs, strict=True):
-        e2bench("longbench", *shared, "--scale", scale, "--out", run)
+    for scale, out in zip(given.scales.split(","), runs, strict=True):
+        data = {"tasks": given.tasks, "data": given.data, "limit": given.limit}
+        e2bench.run("longbench", model, scale=scale, **data, out=out)
 
-    e2bench("report", given.out, "--out", given.out / "report")
+    e2bench.report(given.out, given.out / "report")
     print((given.out / "report" / "table1.md").read_text(encoding="utf-8"))
     for run in runs[1:]:
-        for task, row in compare(runs[0], run)["tasks"].items():
+        for task, row in e2bench.compare(runs[0], run)["tasks"].items():
             low, high = row["interval"] or (0, 0)
             if low > 0 or high < 0:
                 print(f"{task}: {run.name} less {runs[0].name} is {row['difference']:+.1f} ({low:+.1f} to {high:+.1f})")

@@ -23,7 +23,7 @@ from e2bench.errors import DataError, E2BenchError, RunFolderError
 from e2bench.model import Model, Prompt
 from e2bench.processes import Processes
 from e2bench.records import RunFolder, manifest, read_rows
-from e2bench.report import write_report
+from e2bench.reporting import write_report
 from e2bench.rope import RopeScaling
 from e2bench.scoring import score_folder
 

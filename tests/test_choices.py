@@ -16,8 +16,8 @@ from e2bench.errors import DataError, E2BenchError, UnknownName
 from e2bench.model import Model
 from e2bench.processes import Processes
 from e2bench.records import RunFolder, manifest, read_rows
-from e2bench.report.runs import scan
-from e2bench.report.tables import table_7
+from e2bench.reporting.runs import scan
+from e2bench.reporting.tables import table_7
 from e2bench.rope import RopeScaling
 from e2bench.scoring import score_folder
 from e2bench.tasks.short import SHORT, Choice, answer_of, answered, select
@@ -87,7 +87,7 @@ def data(tmp_path: Path) -> Path:
 def test_likelihoods_over_a_shared_prefix_equal_a_pass_over_each_whole_text(tiny_model: Model, scale: int) -> None:
     texts = ["The grass is green. " * 40 + ending for ending in ("Here we go.", "Here we are", "No")]
     ids = [tiny_model.encode(text) for text in texts]
-    with tiny_model.scaled(RopeScaling("linear", scale), 1024):
+    with tiny_model.under(RopeScaling("linear", scale), 1024):
         found = log_likelihoods(tiny_model, ids)
         want = [-float(tiny_model.token_nll(torch.tensor([one])).sum()) for one in ids]
     assert [count for _, count in found] == [len(one) - 1 for one in ids]

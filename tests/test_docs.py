@@ -184,7 +184,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch, cli: Callable[..., Any]) -> Callable
     """Checks `e2bench …` up to the call of what does the work, and its values as far as that needs no model."""
     import e2bench.commands
     import e2bench.data
-    import e2bench.report
+    import e2bench.reporting
 
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
@@ -197,7 +197,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch, cli: Callable[..., Any]) -> Callable
         if module.stem not in ("__init__", "grid"):
             monkeypatch.setattr(f"e2bench.commands.{module.stem}.run", record)
     monkeypatch.setattr(e2bench.data, "fetch", record)
-    monkeypatch.setattr(e2bench.report, "write_report", record)
+    monkeypatch.setattr(e2bench.reporting, "write_report", record)
 
     def check(arguments: list[str]) -> None:
         calls.clear()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from e2bench.report import write_report
+from e2bench.reporting import write_report
 from e2bench.tasks.demo import corpus_file, write_longbench
 from e2bench.train.data import Source
 from e2bench.train.recipe import Lora, Recipe

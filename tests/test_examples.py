@@ -61,6 +61,6 @@ def test_perplexity_by_length_is_what_the_command_measures(
 def test_fine_tuning(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     options = ("--train-window", 128, "--steps", 2, "--lengths", "512,1k", "--out", "tuned")
     run("finetune.py", embedded_model(), corpus_file(), *options, monkeypatch=monkeypatch)
-    base, tuned = capfd.readouterr().out.splitlines()[-2:]
+    base, tuned = (line for line in capfd.readouterr().out.splitlines() if "{512:" in line)
     assert base.startswith("base {512:") and tuned.startswith("e2 {512:")
     assert (Path("tuned/weights/e2_config.json")).exists()

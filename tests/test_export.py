@@ -20,7 +20,7 @@ def load(folder: Path) -> Model:
 
 
 def logits(model: Model, ids: list[int], scaling: RopeScaling | None) -> torch.Tensor:
-    with model.scaled(scaling, len(ids)), torch.inference_mode():
+    with model.under(scaling, len(ids)), torch.inference_mode():
         return model.head(model.hidden(torch.tensor([ids])))
 
 

@@ -21,7 +21,7 @@ from e2bench.truncation import input_limit
 
 
 def published(table: str) -> list[dict[str, str]]:
-    text = (files("e2bench.report") / "published" / f"{table}.csv").read_text(encoding="utf-8")
+    text = (files("e2bench.reporting") / "published" / f"{table}.csv").read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))
 
 

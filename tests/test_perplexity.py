@@ -94,7 +94,7 @@ def test_every_protocol_equals_its_reference_in_float64(
     cells = cells_of([document(ids)], [(window, RopeScaling("linear", 2))], protocol, None)
     run_cells(model64, tmp_path / "run", cells, protocol)
     measured = perplexity(tmp_path / "run")["cells"][0]["perplexity"]
-    with model64.scaled(RopeScaling("linear", 2), window), torch.no_grad():
+    with model64.under(RopeScaling("linear", 2), window), torch.no_grad():
         expected = reference(model64, ids, name, window, stride, protocol.bos)
     assert math.log(measured) == pytest.approx(expected, abs=1e-5)
 

@@ -11,9 +11,9 @@ import pytest
 from report_folders import attention_run, longbench_run, passkey_run, ppl_run, profile
 
 from e2bench.provenance import data_label, shortfall
-from e2bench.report import write_report
-from e2bench.report.runs import scan
-from e2bench.report.tables import tables_1_and_2
+from e2bench.reporting import write_report
+from e2bench.reporting.runs import scan
+from e2bench.reporting.tables import tables_1_and_2
 
 WHOLE = {"details": {"trec": {"scored": 200, "expected": 200}}}
 PART = {"details": {"trec": {"scored": 2, "expected": 200}}}

@@ -76,7 +76,12 @@ def test_the_wheel_holds_the_package_and_nothing_else(released: Path) -> None:
     names = names_in_wheel(released)
     metadata = {name for name in names if ".dist-info/" in name}
     assert names - metadata == expected
-    for needed in ("assets/tiny/model.safetensors", "report/templates/page.html", "report/published/table2.csv"):
+    for needed in (
+        "assets/tiny/model.safetensors",
+        "reporting/templates/page.html",
+        "reporting/published/table2.csv",
+        "py.typed",
+    ):
         assert f"e2bench/{needed}" in names
     assert "e2bench/train/recipes/llama2-7b.yaml" in names
     assert {name.rpartition("licenses/")[2] for name in metadata if "licenses/" in name} == {"LICENSE", "NOTICE"}

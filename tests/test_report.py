@@ -23,8 +23,8 @@ from report_folders import (
 )
 
 from e2bench.errors import DataError
-from e2bench.report import write_report
-from e2bench.report.runs import scan
+from e2bench.reporting import write_report
+from e2bench.reporting.runs import scan
 
 
 def names(paths: list[Path]) -> set[str]:
@@ -219,7 +219,7 @@ def test_an_earlier_report_below_the_results_is_no_stranger(tmp_path: Path) -> N
 def test_the_report_never_imports_torch(tmp_path: Path) -> None:
     longbench_run(tmp_path / "results" / "run", tasks=["qasper"], lines=1)
     script = (
-        "import sys; from pathlib import Path; from e2bench.report import write_report;"
+        "import sys; from pathlib import Path; from e2bench.reporting import write_report;"
         f"write_report(Path({str(tmp_path / 'results')!r}), Path({str(tmp_path / 'out')!r}));"
         "print('torch' in sys.modules, 'transformers' in sys.modules)"
     )

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from report_folders import attention_run, e2_config, longbench_run, passkey_run, ppl_run, profile
 
-from e2bench.report import ablations, curves, maps
-from e2bench.report.figures import plain
-from e2bench.report.runs import scan
-from e2bench.report.selection import primary
+from e2bench.reporting import ablations, curves, maps
+from e2bench.reporting.figures import plain
+from e2bench.reporting.runs import scan
+from e2bench.reporting.selection import primary
 
 
 def tuned(**changes: Any) -> dict[str, Any]:

@@ -13,8 +13,8 @@ import pytest
 from report_browser import MISSING, Page, browser
 from report_folders import TASKS, longbench_run, passkey_run, ppl_run, prediction
 
-from e2bench.report import examples, write_report
-from e2bench.report.runs import scan
+from e2bench.reporting import examples, write_report
+from e2bench.reporting.runs import scan
 
 HOSTILE = [
     "<script>window.PWNED = 1</script>",

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from report_folders import longbench_run, ppl_run, short_run
 
-from e2bench.report import tables
-from e2bench.report.runs import scan
-from e2bench.report.table import Column, Table, to_csv, to_latex, to_markdown
+from e2bench.reporting import tables
+from e2bench.reporting.runs import scan
+from e2bench.reporting.table import Column, Table, to_csv, to_latex, to_markdown
 
 
 def the_table(results: Path, name: str) -> Table:

@@ -245,7 +245,7 @@ def test_a_checkpoints_own_scaling_by_length_scores_as_transformers_does_in_one_
         ids = torch.arange(tokens)[None] * 7 % 64
         with torch.inference_mode():
             expected = build(config)(input_ids=ids, labels=ids).loss
-        with ours.scaled(ours.own_scaling, tokens):
+        with ours.under(ours.own_scaling, tokens):
             assert ours.token_nll(ids).mean().item() == pytest.approx(expected.item(), rel=1e-5)
 
 

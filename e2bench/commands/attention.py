@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from e2bench.commands.grid import grid_of, run_grid
 from e2bench.corpus import Document, corpus_source, open_corpus
@@ -36,13 +37,18 @@ def run(
     heads: str,
     reduction: str,
     keep_heads: bool,
-) -> None:
-    """Hide key-value pairs in a long text, ask for one, record what the answer's tokens attend to."""
-    own = {name: value for name, value in locals().items() if name != "common"}
+    model: Any = None,
+) -> Path | None:
+    """Hide key-value pairs in a long text, ask for one, record what the answer's tokens attend to.
+
+    Returns the run's folder, on rank 0.    model: a loaded one; None: the one that `common` names.
+    """
+    own = {name: value for name, value in locals().items() if name not in ("common", "model")}
     sizes = parse_lengths(lengths)
     places = parse_depths(depth)
     check_scale(common)
-    check_model(common)
+    if model is None:
+        check_model(common)
 
     from e2bench.attention import REDUCTIONS, STYLES, View, make_cell, measure
     from e2bench.model import require_memory
@@ -55,7 +61,7 @@ def run(
     corpus, source = open_corpus(data), corpus_source(data)
     if data is None:
         say("no --data given: the text is the demo documents (the installed Python's own source files)")
-    model = load_model(common)
+    model = load_model(common) if model is None else model
     view = View(
         parse_indices(layers, "layer", model.layers),
         parse_indices(heads, "head", int(model.config.num_attention_heads)),
@@ -82,7 +88,7 @@ def run(
         for place in places
         for trial in range(trials)
     ]
-    run_grid(
+    return run_grid(
         "attention",
         common,
         model,

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from e2bench.compare import compare
+from e2bench.comparison import compare
 from e2bench.errors import E2BenchError, printable
 
 SHOWN_CHARS = 40

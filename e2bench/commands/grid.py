@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from e2bench.commands.score import show
 from e2bench.errors import E2BenchError
 from e2bench.options import Common
 from e2bench.processes import Processes
@@ -36,8 +36,8 @@ def run_grid(
     chooses: Mapping[str, bool],
     advice: Mapping[str, str] | None = None,
     extrapolate: bool = False,
-) -> None:
-    """Open the run's folder, measure into it, score it and print the table."""
+) -> Path | None:
+    """Open the run's folder, measure into it and score it. Returns the folder, on rank 0."""
     if common.window is not None:
         say(f"--window {common.window} has no effect on {experiment}: --lengths gives its windows")
     scales = [short_number(scaling.factor) for _, scaling in grid]
@@ -63,8 +63,7 @@ def run_grid(
         model.rope.restore()
         measure(folder, processes)
         scores = finish_run(out, processes)
-    if scores is not None:
-        show(out, scores)
+    return None if scores is None else out
 
 
 def grid_of(windows: list[int], rule: ScaleRule) -> list[tuple[int, RopeScaling]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from e2bench.commands.score import show
 from e2bench.errors import DataError, E2BenchError
 from e2bench.options import Common
 from e2bench.processes import Processes
@@ -42,9 +41,13 @@ def run(
     prompts: Path | None,
     no_context: bool,
     early_stop: bool,
-) -> None:
-    """Answer LongBench's prompts, score the answers, print the table."""
-    own = {name: value for name, value in locals().items() if name != "common"}
+    model: Any = None,
+) -> Path | None:
+    """Answer LongBench's prompts and score the answers. Returns the run's folder, on rank 0.
+
+    model: a loaded one, or what answers like one; None: the one that `common` names.
+    """
+    own = {name: value for name, value in locals().items() if name not in ("common", "model")}
     chosen = select(tasks)
     check_scale(common)
     if truncation not in MODES:
@@ -54,13 +57,14 @@ def run(
     examples = {task.name: read_examples(folder, task, limit) for task in chosen}
     if common.window is not None:
         _check_budgets(chosen, parse_length(common.window))
-    check_model(common)
+    if model is None:
+        check_model(common)
 
     from e2bench.chat import chat_wrapper
     from e2bench.generation import Settings, predict
 
     input_limit = input_limit or _preset_limit(common)
-    model = load_model(common, served=True)
+    model = load_model(common, served=True) if model is None else model
     rule = rule_for(common, model)
     window = _window(common, rule)
     if window is not None:
@@ -111,8 +115,7 @@ def run(
         work: list[tuple[Task, str, list[dict[str, Any]]]] = [(t, texts[t.name], examples[t.name]) for t in chosen]
         predict(model, _typed(work), settings, run_folder, processes)
         scores = finish_run(out, processes)
-    if scores is not None:
-        show(out, scores)
+    return None if scores is None else out
 
 
 def _typed(work: list[tuple[Task, str, list[dict[str, Any]]]]) -> list[tuple[Task, str, list[Example]]]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from e2bench.commands.grid import grid_of, run_grid
 from e2bench.corpus import choose_documents, corpus_source, open_corpus
 from e2bench.errors import E2BenchError, UnknownName
@@ -35,13 +38,18 @@ def run(
     max_windows: int | None,
     extrapolate: bool,
     dry_run: bool,
-) -> None:
-    """Measure sliding-window perplexity at every length and scale."""
-    own = {name: value for name, value in locals().items() if name != "common"}
+    model: Any = None,
+) -> Path | None:
+    """Measure sliding-window perplexity at every length and scale. Returns the run's folder, on rank 0.
+
+    model: a loaded one; None: the one that `common` names.
+    """
+    own = {name: value for name, value in locals().items() if name not in ("common", "model")}
     windows = parse_lengths(lengths)
     check_scale(common, lists=True)
 
-    check_model(common)
+    if model is None:
+        check_model(common)
 
     from e2bench.perplexity import PROTOCOLS, Protocol, cells_of, measure
 
@@ -58,7 +66,7 @@ def run(
     if source.kind == DEMO:
         docs, max_windows = docs or DEMO_DOCS, max_windows or DEMO_WINDOWS
         _say_demo(docs, max_windows, stride, given=data is not None)
-    model = load_model(common)
+    model = load_model(common) if model is None else model
     rule = _extrapolation(common, model.native_window, model.own_scaling) if extrapolate else rule_for(common, model)
     grid = grid_of(windows, rule)
     bos = model.tokenizer.bos_token_id if protocol == "yarn" else None
@@ -78,12 +86,12 @@ def run(
     )
     if dry_run:
         _print_plan(grid, cells)
-        return
+        return None
 
     from e2bench.model import require_memory
 
     require_memory(model, windows[-1])
-    run_grid(
+    return run_grid(
         "ppl",
         common,
         model,

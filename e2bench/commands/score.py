@@ -8,7 +8,7 @@ from typing import Any
 
 from e2bench.errors import DataError, printable
 from e2bench.provenance import data_label, shortfall
-from e2bench.records import RUN, read_json
+from e2bench.records import RUN, SCORES, read_json
 from e2bench.scales import short_length
 from e2bench.scoring import SCHEMES, score_folder, write_scores
 
@@ -30,6 +30,12 @@ def _refuse_several(folder: Path) -> None:
         raise DataError(f"{folder} holds runs and is none: score one of {', '.join(runs[:6])}, or `e2bench report` all")
 
 
+def show_run(folder: Path | None) -> None:
+    """Print the scores of a run that has just ended; None: it was another process's, or a dry run."""
+    if folder:
+        show(folder, read_json(folder / SCORES))
+
+
 def show(folder: Path, scores: dict[str, Any]) -> None:
     """Print scores as a table on stdout."""
     from rich.console import Console
@@ -49,6 +55,9 @@ def show(folder: Path, scores: dict[str, Any]) -> None:
             values = scores["averages"][scheme]
             shown = "  ".join(f"{k} {'-' if v is None else format(v, '.2f')}" for k, v in values.items())
             console.print(f"{scheme:>10}: {shown}", highlight=False)
+    if "Avg." in scores.get("averages", {}):  # of the short benchmarks
+        average = scores["averages"]["Avg."]
+        console.print("Avg. needs every task of Table 7" if average is None else f"Avg. {average:.2f}", highlight=False)
     incomplete = scores.get("averages") and any(
         None in v.values() for v in scores["averages"].values() if isinstance(v, dict)
     )

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from e2bench.commands.score import show
 from e2bench.errors import DataError, E2BenchError, UnknownName
 from e2bench.options import Common
 from e2bench.processes import Processes
@@ -31,16 +30,22 @@ from e2bench.tasks.short import SHORT, TABLE_7, ShortTask, select
 SUITES = ("paper", "lm-eval")
 
 
-def run(common: Common, *, suite: str, tasks: str | None, data: Path | None, limit: int | None) -> None:
-    """Measure the short benchmarks, zero-shot."""
-    settings = {name: value for name, value in locals().items() if name != "common"}
+def run(
+    common: Common, *, suite: str, tasks: str | None, data: Path | None, limit: int | None, model: Any = None
+) -> Path | None:
+    """Measure the short benchmarks, zero-shot. Returns the run's folder, on rank 0.
+
+    model: a loaded one; None: the one that `common` names.
+    """
+    settings = {name: value for name, value in locals().items() if name not in ("common", "model")}
     if suite not in SUITES:
         raise UnknownName("suite", suite, list(SUITES))
     check_scale(common)
     if common.scale == PER_INPUT:
         raise E2BenchError(f"--scale {PER_INPUT} is several scales; a short run has one: give a number or auto")
     chosen = _there([task for task in select(tasks) if suite == "paper" or task.lm_eval], data, wanted=tasks)
-    check_model(common)
+    if model is None:
+        check_model(common)
 
     from e2bench import choices, harness
 
@@ -50,7 +55,7 @@ def run(common: Common, *, suite: str, tasks: str | None, data: Path | None, lim
         rows = {task.name: choices.read_rows_of(data, task, limit) for task in chosen}
     elif suite == "paper":
         rows = {task.name: choices.hub_rows(task, limit) for task in chosen}
-    model = load_model(common)
+    model = load_model(common) if model is None else model
     rule = rule_for(common, model)
     window = rule.window(parse_length(common.window) if common.window else None)
     scaling = rule.scaling(window)
@@ -100,10 +105,7 @@ def run(common: Common, *, suite: str, tasks: str | None, data: Path | None, lim
                 model, chosen, manager, scaling, folder, processes, limit=limit, batch_size=batch_size(common)
             )
         scores = finish_run(out, processes)
-    if scores is not None:
-        show(out, scores)
-        average = scores["averages"]["Avg."]
-        say(f"Avg. {average:.2f}" if average is not None else "Avg. needs every task of Table 7")
+    return None if scores is None else out
 
 
 def _names(tasks: Sequence[ShortTask], suite: str) -> list[str]:

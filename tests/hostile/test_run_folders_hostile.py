@@ -14,11 +14,11 @@ from hostile_cases import bounded_memory, case, hostile, little_memory, mutated,
 from hypothesis import strategies as st
 from report_folders import attention_run, longbench_run, passkey_run, ppl_run, short_run
 
-from e2bench.compare import compare
+from e2bench.comparison import compare
 from e2bench.errors import DataError
 from e2bench.records import RunFolder, manifest, merged, read_json, read_rows
-from e2bench.report import write_report
-from e2bench.report.runs import scan
+from e2bench.reporting import write_report
+from e2bench.reporting.runs import scan
 from e2bench.scoring import score_folder
 
 __all__ = ["little_memory"]

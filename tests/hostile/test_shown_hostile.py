@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from e2bench.commands.compare import _show
 from e2bench.commands.score import show
 from e2bench.errors import one_line, printable
-from e2bench.report.examples import Examples, to_json
-from e2bench.report.table import Column, Table, to_csv, to_latex, to_markdown
+from e2bench.reporting.examples import Examples, to_json
+from e2bench.reporting.table import Column, Table, to_csv, to_latex, to_markdown
 
 __all__ = ["little_memory"]
 FORMULA = re.compile(r"^[=+\-@\t\r\n＝＋－＠]")

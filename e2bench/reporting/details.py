@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from e2bench.report import labels, tables
-from e2bench.report.runs import Results, Run, interval
-from e2bench.report.table import Column, Row, Table
+from e2bench.reporting import labels, tables
+from e2bench.reporting.runs import Results, Run, interval
+from e2bench.reporting.table import Column, Row, Table
 
 EXACT = 6  # decimals: more than any interval is wide
 _RUN = [tables.RUN, tables.MODEL, tables.DATA]

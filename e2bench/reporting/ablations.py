@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from e2bench.report import labels, tables
-from e2bench.report.runs import Results, Run, number
-from e2bench.report.selection import budget
-from e2bench.report.table import Column, Row, Table
+from e2bench.reporting import labels, tables
+from e2bench.reporting.runs import Results, Run, number
+from e2bench.reporting.selection import budget
+from e2bench.reporting.table import Column, Row, Table
 
 PAPER_FACTOR = 8  # the paper evaluates its ablations at 32k with L = 4k
 _IDENTITY = ("base", "method", "offset", "scale", "g_max", "native_window", "train_window", "per_sample", "steps")

@@ -17,8 +17,8 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from e2bench.report import labels
-from e2bench.report.table import Column, Table
+from e2bench.reporting import labels
+from e2bench.reporting.table import Column, Table
 
 # Okabe and Ito's colours: told apart by colour-blind readers; markers and dashes tell them apart in black and white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")

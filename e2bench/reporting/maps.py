@@ -19,8 +19,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from e2bench.errors import DataError, one_line
-from e2bench.report import labels
-from e2bench.report.figures import (
+from e2bench.reporting import labels
+from e2bench.reporting.figures import (
     COLOURS,
     Figure,
     Series,
@@ -31,9 +31,9 @@ from e2bench.report.figures import (
     style,
     to_png,
 )
-from e2bench.report.runs import Results, Run, interval, reason
-from e2bench.report.selection import primary
-from e2bench.report.table import Column, Row, Table
+from e2bench.reporting.runs import Results, Run, interval, reason
+from e2bench.reporting.selection import primary
+from e2bench.reporting.table import Column, Row, Table
 
 BINS = 256  # columns of an attention panel: a gold span of 34 tokens in 65,536 is then still one column wide
 Grid = dict[tuple[int, float], tuple[int, int]]  # (length, depth): (successes, trials)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from e2bench.provenance import data_label, shortfall
-from e2bench.report.runs import Run, number
+from e2bench.reporting.runs import Run, number
 
 _METHODS = {"none": "None", "linear": "PI", "ntk": "NTK", "dynamic": "Dynamic NTK", "yarn": "YaRN"}
 _METHODS |= {"longrope": "LongRoPE", "checkpoint": "the checkpoint's own"}

@@ -9,9 +9,9 @@ from typing import Any
 
 from e2bench.errors import E2BenchError
 from e2bench.records import names_of
-from e2bench.report import labels
-from e2bench.report.runs import Results, Run, number, reason
-from e2bench.report.tables import longbench_rows
+from e2bench.reporting import labels
+from e2bench.reporting.runs import Results, Run, number, reason
+from e2bench.reporting.tables import longbench_rows
 
 Line = dict[str, Any]
 # One list an example, in this order; run and task are indices into the names.

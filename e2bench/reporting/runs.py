@@ -90,21 +90,26 @@ class Results:
         return [run for run in self.runs if run.experiment == experiment]
 
 
-def scan(results: Path) -> Results:
+def scan(*results: Path) -> Results:
     """Every run, training and profile at any depth below `results`, or in it.
 
+    Of several folders each one's name stands before its runs' names.
     Raises:
-        DataError: `results` is no folder, or nothing in it can be reported.
+        DataError: one of `results` is no folder, or nothing in them can be reported.
     """
-    if not results.is_dir():
-        raise DataError(f"no results folder {results}; give the folder that holds the runs")
     found = Results()
-    for folder, names, in_training in _folders(results):
-        _read_folder(found, folder, names, _name(folder, results), in_training)
+    for root in results:
+        if not root.is_dir():
+            raise DataError(f"no results folder {root}; give the folder that holds the runs")
+        before = root.resolve().name if len(results) > 1 else ""
+        for folder, names, in_training in _folders(root):
+            name = "/".join(filter(None, (before, _name(folder, root))))
+            _read_folder(found, folder, names, name, in_training)
     found.runs.sort(key=lambda run: run.name)
     if not (found.runs or found.profiles or found.trainings):
         skipped = f" ({found.warnings[0]})" if found.warnings else ""
-        raise DataError(f"no run in {results}{skipped}; run e2bench longbench, ppl, passkey, attention or short first")
+        where = " or ".join(map(str, results))
+        raise DataError(f"no run in {where}{skipped}; run e2bench longbench, ppl, passkey, attention or short first")
     return found
 
 

@@ -21,10 +21,10 @@ from markupsafe import Markup
 
 from e2bench import __version__
 from e2bench.records import now
-from e2bench.report import examples, labels
-from e2bench.report.figures import Figure
-from e2bench.report.runs import Results, Run, number
-from e2bench.report.table import Column, Table
+from e2bench.reporting import examples, labels
+from e2bench.reporting.figures import Figure
+from e2bench.reporting.runs import Results, Run, number
+from e2bench.reporting.table import Column, Table
 
 
 def render(found: Results, tables: Sequence[Table], details: Sequence[Table], figures: Sequence[Figure]) -> str:
@@ -63,7 +63,7 @@ def _shown(table: Table) -> list[Column]:
 
 
 def _template(name: str) -> str:
-    return (resources.files("e2bench.report") / "templates" / name).read_text("utf-8")
+    return (resources.files("e2bench.reporting") / "templates" / name).read_text("utf-8")
 
 
 def _policy(style: str, script: str) -> str:

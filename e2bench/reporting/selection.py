@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from e2bench.report import labels
-from e2bench.report.runs import Run, number
+from e2bench.reporting import labels
+from e2bench.reporting.runs import Run, number
 
 
 def primary(runs: Sequence[Run]) -> list[Run]:

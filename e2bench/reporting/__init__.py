@@ -9,17 +9,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from e2bench.errors import DataError, one_line, printable
-from e2bench.report import ablations, curves, details, maps, page, tables
-from e2bench.report.output import Output
-from e2bench.report.runs import Results, scan
-from e2bench.report.table import WRITERS, to_csv
+from e2bench.reporting import ablations, curves, details, maps, page, tables
+from e2bench.reporting.output import Output
+from e2bench.reporting.runs import Results, scan
+from e2bench.reporting.table import WRITERS, to_csv
 
 
-def write_report(results: Path, out: Path) -> list[Path]:
-    """Every table and figure for which there are runs at or below `results`, and `index.html`, into `out`.
+def write_report(results: Path | Sequence[Path], out: Path) -> list[Path]:
+    """Every table and figure for which there are runs at or below `results`, one folder or several, and `index.html`.
 
     Returns:
         The files written. What was broken or foreign in `results` is named on stderr and on the page, and skipped.
@@ -27,9 +28,9 @@ def write_report(results: Path, out: Path) -> list[Path]:
         DataError: `results` is absent or holds no run, or `out` holds files that no report of ours wrote.
         RunFailed, RunFolderError: `out` cannot be written.
     """
-    results, out = Path(results), Path(out)
-    found = scan(results)
-    output = Output(out, results)
+    folders = [results] if isinstance(results, Path) else list(results)
+    found = scan(*folders)
+    output = Output(out, *folders)
     files = _without_damaged(found)
     for name, content in files:
         output.write(name, content)

@@ -10,10 +10,10 @@ from importlib import resources
 from itertools import pairwise
 from typing import Any
 
-from e2bench.report import labels
-from e2bench.report.runs import Results, Run, interval, number
-from e2bench.report.selection import primary
-from e2bench.report.table import Column, Row, Table
+from e2bench.reporting import labels
+from e2bench.reporting.runs import Results, Run, interval, number
+from e2bench.reporting.selection import primary
+from e2bench.reporting.table import Column, Row, Table
 
 PAPER = "arXiv 2401.06951"
 TABLE1 = {
@@ -89,7 +89,7 @@ def history(name: str, rows: Sequence[Row]) -> list[str]:
 
 def published(name: str) -> list[Row]:
     """The paper's rows of a table: numbers as float, a cell that the text lost or the paper left out as None."""
-    source = resources.files("e2bench.report") / "published" / f"{name}.csv"
+    source = resources.files("e2bench.reporting") / "published" / f"{name}.csv"
     rows = csv.DictReader(source.read_text("utf-8").splitlines())
     return [{"source": "paper", **{key: _cell(key, value) for key, value in row.items()}} for row in rows]
 

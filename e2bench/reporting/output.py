@@ -7,18 +7,18 @@ from pathlib import Path
 from e2bench import __version__
 from e2bench.errors import DataError
 from e2bench.records import now, write_atomic, write_json
-from e2bench.report.runs import MARKER, report_files
+from e2bench.reporting.runs import MARKER, report_files
 
 
 class Output:
     """Writes a report's files into `folder` and remembers them; `close` leaves the marker that says it is ours."""
 
-    def __init__(self, folder: Path, results: Path) -> None:
+    def __init__(self, folder: Path, *results: Path) -> None:
         self.folder = folder
         self.written: list[Path] = []
         self._earlier = set(report_files(folder))
         # A report may stand beside the runs it reports (`quickstart` does so), never among files of someone else.
-        self._beside_runs = folder.exists() and folder.resolve() == results.resolve()
+        self._beside_runs = folder.exists() and folder.resolve() in [path.resolve() for path in results]
         if folder.exists() and not folder.is_dir():
             raise DataError(f"{folder} is a file; give a folder for the report with --out")
         foreign = folder.exists() and any(folder.iterdir()) and not (folder / MARKER).exists()

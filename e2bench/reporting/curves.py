@@ -9,8 +9,8 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from e2bench.report import ablations, labels
-from e2bench.report.figures import (
+from e2bench.reporting import ablations, labels
+from e2bench.reporting.figures import (
     Figure,
     Series,
     canvas,
@@ -23,10 +23,10 @@ from e2bench.report.figures import (
     to_png,
     value_axis,
 )
-from e2bench.report.runs import Results, Run, interval
-from e2bench.report.selection import primary
-from e2bench.report.table import Column, Row, Table
-from e2bench.report.tables import is_auto
+from e2bench.reporting.runs import Results, Run, interval
+from e2bench.reporting.selection import primary
+from e2bench.reporting.table import Column, Row, Table
+from e2bench.reporting.tables import is_auto
 
 
 def figure_1(found: Results) -> list[Figure]:
