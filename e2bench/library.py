@@ -131,18 +131,21 @@ def _as_model(model: Any, tokenizer: Any, window: str | None) -> Any:
 
 def _typed(settings: dict[str, Any], hints: dict[str, Any]) -> dict[str, Any]:
     """Values as the command line's parser gives them: text for what has text there, paths for paths."""
-    return {name: _as(hints[name], value) for name, value in settings.items()}
+    return {name: _as(hints[name], name, value) for name, value in settings.items()}
 
 
-def _as(hint: Any, value: Any) -> Any:
+def _as(hint: Any, name: str, value: Any) -> Any:
     kinds = get_args(hint) or (hint,)
-    if value is None or isinstance(value, bool):
-        return value
-    if Path in kinds:
+    if value is None and type(None) in kinds:
+        return None
+    if Path in kinds and isinstance(value, str | Path):
         return Path(value)
-    if str in kinds:
+    if str in kinds and not isinstance(value, bool) and value is not None:
         return ",".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)
-    return value
+    if type(value) in kinds:
+        return value
+    wanted = " or ".join("nothing" if kind is type(None) else kind.__name__ for kind in kinds)
+    raise E2BenchError(f"{name} is {value!r}; it must be {wanted}")
 
 
 def score(folder: str | Path) -> dict[str, Any]:

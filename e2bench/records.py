@@ -194,7 +194,7 @@ class RunFolder:
             )
         self.data_changed = _disagree(old.get("data"), new.get("data"))
         for name in self.chooses:  # what earlier calls chose is still in the folder
-            if isinstance(old.get(name), dict):
+            if isinstance(old.get(name), dict) and isinstance(new.get(name), dict):
                 self.manifest["resolved"][name] = {**old[name], **new[name]}
 
     def _clash(self, name: str, old: Any, new: Any) -> bool:
