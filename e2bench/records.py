@@ -329,12 +329,17 @@ class RunFolder:
 
 
 def _disagree(old: Any, new: Any) -> bool:
-    """Whether two choices of lines contradict each other: another value under one name, another method for one cell."""
+    """Whether two choices of lines contradict each other: another value of one name, another scaling at one length."""
     if isinstance(old, dict) and isinstance(new, dict):
         return any(old[name] != new[name] for name in old.keys() & new.keys())
     if _is_grid(old) and _is_grid(new):
-        return _disagree(*({(length, scale): method for length, method, scale in grid} for grid in (old, new)))
+        return _disagree(_by_length(old), _by_length(new))
     return False
+
+
+def _by_length(grid: list[list[Any]]) -> dict[Any, list[list[Any]]]:
+    """Length: its methods and scales, in order."""
+    return {length: sorted([cell[1:] for cell in grid if cell[0] == length], key=str) for length, _, _ in grid}
 
 
 def _is_grid(value: Any) -> bool:

@@ -141,6 +141,8 @@ def test_a_passkey_grid_grows_by_lengths_depths_and_trials_but_not_by_method(
         ({"trec": "1"}, {"trec": "2"}, True),
         ([[256, "linear", 2]], [[512, "linear", 4]], False),
         ([[256, "linear", 2]], [[256, "yarn", 2], [512, "yarn", 4]], True),
+        ([[256, "linear", 2]], [[256, "linear", 3]], True),  # the scale rule is the run's
+        ([[256, "linear", 2], [256, "linear", 4]], [[256, "linear", 4], [256, "linear", 2], [512, "linear", 4]], False),
         (["trec"], ["lsht"], False),
         (None, {"trec": "1"}, False),
     ],

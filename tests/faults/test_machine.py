@@ -184,14 +184,20 @@ def test_an_altered_file_is_named_and_nothing_is_touched(
 
 
 def test_a_line_made_for_another_example_is_not_counted(demo: Path, whole: Path, tmp_path: Path) -> None:
-    """A finished folder with a line too many, and one that stands twice: the run's own lines are what is left."""
+    """A finished folder with a line too many, and one that stands twice: the run's own lines come first, once each.
+
+    The stranger may be of an earlier call that asked for more: it stays behind them, and is in no score.
+    """
     out = copied(whole, tmp_path)
     lines = (out / "trec.jsonl").read_bytes().splitlines(keepends=True)
     stranger = lines[0].replace(b'"_id": "demo-trec-0"', b'"_id": "stranger"')
     assert stranger != lines[0]
     (out / "trec.jsonl").write_bytes(b"".join([*lines, lines[0], stranger]))
     finish(command(demo, out))
-    check_same(snapshot(out), snapshot(whole))
+    got, expected = snapshot(out), snapshot(whole)
+    own, behind = got["trec.jsonl"][: len(expected["trec.jsonl"])], got["trec.jsonl"][len(expected["trec.jsonl"]) :]
+    assert behind.count(b"\n") == 1 and b'"_id": "stranger"' in behind
+    check_same(got | {"trec.jsonl": own}, expected)
 
 
 # ---- memory
