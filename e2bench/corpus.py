@@ -100,12 +100,13 @@ def _parquet(path: Path) -> Iterator[Document]:
         yield Document(text, f"{path}:{number}")
 
 
-def open_corpus(data: str | None) -> Iterator[Document]:
+def open_corpus(data: str | None, source: DataSource | None = None) -> Iterator[Document]:
     """Documents of a local path, a data set that `e2bench data` knows, a hub id, or the demo ones.
 
     data: None and `demo` are the demo documents; a hub id's `test` split is streamed.
+    source: `corpus_source(data)` where it is known already, since verifying a data set reads all of it.
     """
-    source = corpus_source(data)
+    source = source or corpus_source(data)
     if source.kind == DEMO:
         from e2bench.tasks.demo import corpus_file
 

@@ -117,7 +117,7 @@ def _amount(experiment: str, scores: Mapping[str, Any], scored: int) -> str:
 def shortfall(manifest: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
     """Why an average of this run must not stand unmarked beside a published one; empty where it may.
 
-    `DEMO DATA`, `42 of 4,750 samples`, or that the data was not recorded.
+    `DEMO DATA` or `ONLY 42 OF 4,750 SAMPLES`.
     """
     source, (scored, expected) = source_of(manifest), counts(scores)
     if source is not None and source.kind == DEMO:

@@ -58,7 +58,8 @@ def run(
             raise UnknownName(kind, name, list(known))
     parse_indices(layers, "layer", None), parse_indices(heads, "head", None)
 
-    corpus, source = open_corpus(data), corpus_source(data)
+    source = corpus_source(data)
+    corpus = open_corpus(data, source)
     if data is None:
         say("no --data given: the text is the demo documents (the installed Python's own source files)")
     model = load_model(common) if model is None else model

@@ -62,7 +62,8 @@ def run(
     used = None if doc_tokens == "all" else windows[-1] if doc_tokens == "longest" else parse_length(doc_tokens)
     least = parse_length(min_tokens) if min_tokens else windows[-1]
 
-    corpus, source = open_corpus(data), corpus_source(data)
+    source = corpus_source(data)
+    corpus = open_corpus(data, source)
     if source.kind == DEMO:
         docs, max_windows = docs or DEMO_DOCS, max_windows or DEMO_WINDOWS
         _say_demo(docs, max_windows, stride, given=data is not None)
