@@ -20,17 +20,18 @@ from typing import Any
 import torch
 from _common import LONGBENCH, alternate, write
 
-from e2bench.chat import chat_wrapper
-from e2bench.kvcache import ATTENTION
-from e2bench.loading import ModelSpec
-from e2bench.model import Model, Prompt
-from e2bench.rope import RopeScaling
-from e2bench.runner import Item, plan
-from e2bench.scales import parse_length, scale_for_window
-from e2bench.task import Task, read_examples, render, templates
+from e2bench.models.kvcache import ATTENTION
+from e2bench.models.loading import ModelSpec
+from e2bench.models.local import Model
+from e2bench.models.protocols import Prompt
+from e2bench.prompts.chat import chat_wrapper
+from e2bench.prompts.task import Task, read_examples, render, templates
+from e2bench.prompts.truncation import fit, input_limit
+from e2bench.rope.methods import RopeScaling
+from e2bench.rope.windows import parse_length, scale_for_window
+from e2bench.runs.runner import Item, plan
 from e2bench.tasks.demo import write_longbench
 from e2bench.tasks.longbench import select
-from e2bench.truncation import fit, input_limit
 
 NAMES = ("early stop", "to the end", "plain loop")
 

@@ -2,10 +2,10 @@
 
     python benchmarks/key_distance.py [--model M] [--tokens 400] [--samples 20] [--scales 1,4,8] [--gaps 0,100,400]
 
-The prompts are short (`train/retrieval.py`'s pass keys), so that the number of tokens hardly matters; the question is
-moved away from the text by a gap of positions, counted after division by g. Where a key is copied at gap 0 and lost at
-a large one, the model has learned to look near alone. Gaps that would leave the native window are left out. Printed and
-stored: share of the key's tokens (pairs of digits) that the model ranks first.
+The prompts are short (pass keys of `train/miniature/retrieval.py`), so that the number of tokens hardly matters; the
+question is moved away from the text by a gap of positions, counted after division by g. Where a key is copied at gap 0
+and lost at a large one, the model has learned to look near alone. Gaps that would leave the native window are left out.
+Printed and stored: share of the key's tokens (pairs of digits) that the model ranks first.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from _common import write
 
-from e2bench.loading import embedded_model
+from e2bench.models.loading import embedded_model
 from e2bench.train.e2 import Draw
-from e2bench.train.retrieval import passkey
+from e2bench.train.miniature.retrieval import passkey
 from e2bench.train.rotary import E2Positions
 
 ANSWER = re.compile(r"What is the pass key\? The pass key is (\d+)")

@@ -38,7 +38,7 @@ def tiny_model(window: int) -> Any:
     from tokenizers import Tokenizer, models
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    from e2bench.model import Model
+    from e2bench.models.local import Model
 
     words = {f"w{i}": i for i in range(256)}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="w0")))
@@ -58,10 +58,11 @@ def peak_bytes() -> int:
 
 def measure(kind: str, tokens: int, model_path: str | None, dtype: str) -> dict[str, Any]:
     """Seconds and growth of the peak for one input of `tokens`."""
-    from e2bench.loading import ModelSpec
-    from e2bench.model import Model, Prompt
-    from e2bench.rope import RopeScaling
-    from e2bench.scales import scale_for_window
+    from e2bench.models.loading import ModelSpec
+    from e2bench.models.local import Model
+    from e2bench.models.protocols import Prompt
+    from e2bench.rope.methods import RopeScaling
+    from e2bench.rope.windows import scale_for_window
 
     model = Model.load(ModelSpec(model=model_path, dtype=dtype)) if model_path else tiny_model(4096)
     scaling = RopeScaling("linear", scale_for_window(tokens, model.native_window))
@@ -147,7 +148,7 @@ def main() -> None:
     if given.one:
         print(json.dumps(measure(given.one[0], int(given.one[1]), given.model, given.dtype)))
         return
-    from e2bench.scales import parse_lengths
+    from e2bench.rope.windows import parse_lengths
 
     rows = []
     kinds = given.kinds.split(",")

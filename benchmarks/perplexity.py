@@ -18,13 +18,14 @@ import torch
 import torch.nn.functional as F
 from _common import alternate, ratio, seconds, write
 
-from e2bench.loading import ModelSpec
-from e2bench.model import Model
-from e2bench.perplexity import Cell, Protocol, Window, measure
-from e2bench.processes import Processes
-from e2bench.records import RunFolder
-from e2bench.rope import RopeScaling
-from e2bench.scales import parse_length
+from e2bench.experiments.perplexity import measure
+from e2bench.experiments.windows import Cell, Protocol, Window
+from e2bench.models.loading import ModelSpec
+from e2bench.models.local import Model
+from e2bench.rope.methods import RopeScaling
+from e2bench.rope.windows import parse_length
+from e2bench.runs.folder import RunFolder
+from e2bench.runs.processes import Processes
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype, size: int = 2048) -> float:
@@ -78,7 +79,7 @@ def main() -> None:
         F.cross_entropy(logits[0, first - 1 : -1], rows[0, first:], reduction="sum").item()
 
     def ours() -> None:
-        from e2bench.kvcache import ATTENTION
+        from e2bench.models.kvcache import ATTENTION
 
         model.hf.set_attn_implementation(ATTENTION)
         cell = Cell("0" * 16, ids, window, scaling, tuple(windows))

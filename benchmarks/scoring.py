@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from _common import processor
 
-from e2bench import metrics
+from e2bench.scoring import metrics
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "predictions" / "minilongbench"
 TENTH = 0.1

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from _common import LONGBENCH, alternate, ratio, write
 
-from e2bench.loading import embedded_model
+from e2bench.models.loading import embedded_model
 from e2bench.tasks.demo import write_longbench
 
 BARE = """

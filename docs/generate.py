@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
 from e2bench.cli import app
-from e2bench.options import MODEL, RUN, Common
+from e2bench.experiments.options import MODEL, RUN, Common
 
 PAGE = Path(__file__).parent / "reference" / "commands.md"
 HEAD = """# Commands
@@ -29,7 +28,7 @@ They belong to every command that says so; each command uses those that it needs
 def page() -> str:
     """The whole page."""
     commands = {_name(info): info.callback for info in app.registered_commands}
-    common = {field.name for field in fields(Common)}
+    common = set(Common.named())
     parts = [HEAD, " · ".join(f"[{name}](#{name})" for name in commands) + " · [shared options](#shared-options)\n"]
     for name, callback in commands.items():
         given = _parameters(callback)

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from e2bench.errors import E2BenchError
     from e2bench.library import Run, compare, load, report, run, score
-    from e2bench.model import Prompt
-    from e2bench.rope import RopeScaling
+    from e2bench.models.protocols import Prompt
+    from e2bench.rope.methods import RopeScaling
 
 __version__ = "0.1.0"
 __all__ = ["E2BenchError", "Prompt", "RopeScaling", "Run", "compare", "load", "report", "run", "score"]
 
-_HOMES = {"E2BenchError": "errors", "Prompt": "model", "RopeScaling": "rope"}
+_HOMES = {"E2BenchError": "errors", "Prompt": "models.local", "RopeScaling": "rope.methods"}
 
 
 def __getattr__(name: str) -> Any:

@@ -15,12 +15,13 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 
-from e2bench.corpus import Chosen, choose_documents, open_corpus
-from e2bench.loading import ModelSpec
-from e2bench.model import Model
-from e2bench.perplexity import Protocol
-from e2bench.rope import RopeScaling, scale_for_window
-from e2bench.scales import parse_lengths
+from e2bench.data.corpus import Chosen, choose_documents
+from e2bench.experiments.documents import open_corpus
+from e2bench.experiments.windows import Protocol
+from e2bench.models.loading import ModelSpec
+from e2bench.models.local import Model
+from e2bench.rope.methods import RopeScaling, scale_for_window
+from e2bench.rope.windows import parse_lengths
 
 METHODS = ("none", "linear", "ntk", "yarn")
 

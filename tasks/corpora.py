@@ -2,25 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Archive:
-    """One file of a data-set repository on the Hugging Face hub.
-
-    sha256: of the file; None where it is not known beforehand: then the hub's own checksum for `revision` is used.
-    members: which files of a zip archive are taken out, as a glob over their paths; None for a file used as it is.
-    """
-
-    name: str
-    repo: str
-    filename: str
-    revision: str
-    sha256: str | None
-    members: str | None
-    about: str
-
+from e2bench.data.fetch import Archive
+from e2bench.errors import UnknownName
 
 DATASETS = {
     archive.name: archive
@@ -45,3 +28,10 @@ DATASETS = {
         ),
     )
 }
+
+
+def find(name: str) -> Archive:
+    """The public data set of that name. Raises UnknownName."""
+    if name not in DATASETS:
+        raise UnknownName("data set", name, list(DATASETS))
+    return DATASETS[name]

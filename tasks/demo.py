@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from e2bench.data import cache_folder
-from e2bench.records import write_atomic
+from e2bench.data.fetch import cache_folder
+from e2bench.data.stdlib import Document, stdlib_documents
+from e2bench.files import write_atomic
 from e2bench.tasks.longbench import LONGBENCH
-from e2bench.train.corpus import Document, stdlib_documents
 
 NAMES = ("Anna", "Ben", "Clara", "David", "Emma", "Felix", "Grace", "Henry", "Ida", "Jack", "Lena", "Otto")
 THINGS = ("letter", "lamp", "map", "violin", "ticket", "camera", "key", "coat", "clock", "basket", "diary", "coin")

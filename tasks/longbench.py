@@ -1,7 +1,7 @@
 """The 21 tasks of LongBench v1 (arXiv 2308.14508; THUDM/LongBench at 2e00731).
 
 Order as in the official pred.py, groups as in its README, budgets from dataset2maxlen.json, chat and first-line rules
-from pred.py:63-82 and eval.py:53. The templates themselves are read at run time (e2bench.task.templates).
+from pred.py:63-82 and eval.py:53. The templates themselves are read at run time (e2bench.prompts.task.templates).
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from e2bench.errors import E2BenchError, UnknownName
-from e2bench.metrics import (
+from e2bench.prompts.task import Task
+from e2bench.scoring.metrics import (
     Metric,
     classification,
     code_similarity,
@@ -21,7 +22,6 @@ from e2bench.metrics import (
     rouge_l,
     rouge_l_zh,
 )
-from e2bench.task import Task
 
 REPOSITORY = "THUDM/LongBench"
 REVISION = "2e00731"

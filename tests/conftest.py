@@ -94,8 +94,8 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_model(tiny_folder: Path):
     """`tiny_folder` loaded as the bench loads it, its own RoPE in force. Shared: leave it as it was."""
-    from e2bench.loading import ModelSpec
-    from e2bench.model import Model
+    from e2bench.models.loading import ModelSpec
+    from e2bench.models.local import Model
 
     return Model.load(ModelSpec(model=str(tiny_folder)))
 

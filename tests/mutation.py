@@ -20,11 +20,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 STAGE = ROOT / "build" / "mutation"
 MODULES = {  # module -> test files
-    "e2bench/metrics.py": ["test_metrics.py"],
-    "e2bench/truncation.py": ["test_truncation.py"],
+    "e2bench/scoring/metrics.py": ["test_metrics.py"],
+    "e2bench/prompts/truncation.py": ["test_truncation.py"],
     "e2bench/train/e2.py": ["test_train_e2.py"],
-    "e2bench/scoring.py": ["test_scoring.py", "test_longbench_e.py"],
-    "e2bench/rope.py": ["test_rope.py"],
+    "e2bench/scoring/averages.py": ["test_scoring.py", "test_longbench_e.py"],
+    "e2bench/rope/methods.py": ["test_rope.py"],
+    "e2bench/rope/config.py": ["test_rope.py"],
+    "e2bench/rope/switch.py": ["test_rope.py"],
 }
 # Tests of other processes: the change does not reach them. The first also takes long.
 LEFT_OUT = "not scores_need_no_torch and not published_predictions_get"

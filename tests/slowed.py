@@ -28,7 +28,7 @@ def paused(write: Callable[..., None]) -> Callable[..., None]:
 
 def slow_down(command: str) -> None:
     """Slow every later `command` of this process."""
-    from e2bench.records import RunFolder
+    from e2bench.runs.folder import RunFolder
 
     RunFolder.append = paused(RunFolder.append)  # type: ignore[method-assign]
     if command == "train":

@@ -15,17 +15,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from e2bench.attention import Cell, Recorder, View, closed, last_row, make_cell, measure, npz_name, recording
 from e2bench.cli import app
-from e2bench.commands.attention import long_texts, parse_depths, parse_indices
-from e2bench.corpus import Document
+from e2bench.data.corpus import Document
 from e2bench.errors import DataError, E2BenchError, RunFolderError
-from e2bench.model import Model, Prompt
-from e2bench.processes import Processes
-from e2bench.records import RunFolder, manifest, read_rows
+from e2bench.experiments.attention import (
+    Attention,
+    check_indices,
+    items_of,
+    npz_name,
+    parse_depths,
+    parse_indices,
+    recording_of,
+)
+from e2bench.experiments.pairs import Cell, closed, long_texts, make_cell
+from e2bench.experiments.stored import score_folder
+from e2bench.files import read_rows
+from e2bench.models.local import Model
+from e2bench.models.protocols import Prompt
+from e2bench.models.recording import Recorder, View, last_row, recording
 from e2bench.reporting import write_report
-from e2bench.rope import RopeScaling
-from e2bench.scoring import score_folder
+from e2bench.rope.methods import RopeScaling
+from e2bench.runs.folder import RunFolder
+from e2bench.runs.manifest import manifest
+from e2bench.runs.processes import Processes
+from e2bench.runs.runner import run as run_items
 
 TEXT = "The grass is green.\nThe sky is blue.\nHere we go.\n" * 200
 SCALING = RopeScaling("linear", 4)
@@ -130,7 +143,7 @@ def test_recording_does_not_change_the_answer_and_leaves_nothing_behind(tiny_mod
 
 
 def test_eager_attention_gives_the_same_rows(tiny_folder: Path, tiny_model: Model) -> None:
-    from e2bench.loading import ModelSpec
+    from e2bench.models.loading import ModelSpec
 
     eager = Model.load(ModelSpec(model=str(tiny_folder), attention="eager"))
     cell = cell_of(tiny_model, 360)
@@ -156,7 +169,9 @@ def test_a_run_writes_lines_maps_and_a_summary_that_the_report_draws(tiny_model:
     folder = tmp_path / "results" / "att"
     described = manifest("attention", settings={}, resolved={"method": "linear"}, model=tiny_model.describe(), rope={})
     with RunFolder(folder, described) as run:
-        measure(tiny_model, cells, View(), run, Processes())
+        measure = recording_of(tiny_model, cells, View())
+        work = {"batch_size": lambda item: 1, "processes": Processes(), "title": "attention"}
+        run_items(items_of(cells), measure, run, **work)
     lines = read_rows(folder / "attention.jsonl")
     assert [line["npz"] for line in lines] == [npz_name(cell, cells) for cell in cells]
     assert lines[0]["npz"] == "attention-360.npz"
@@ -177,17 +192,17 @@ def test_a_run_writes_lines_maps_and_a_summary_that_the_report_draws(tiny_model:
 
 
 def test_depths_layers_and_heads_are_read_or_refused_in_one_line() -> None:
-    assert parse_depths("0,0.5,1") == [0, 0.5, 1]
-    assert parse_indices("all", "layer", 2) is None
-    assert parse_indices("0,4..6", "layer", 8) == (0, 4, 5, 6)
+    assert parse_depths("0,0.5,1") == (0, 0.5, 1)
+    assert parse_indices("all") is None
+    assert parse_indices("0,4..6") == (0, 4, 5, 6)
     for bad in ("1.5", "deep", "0.5,0.5", ""):
         with pytest.raises(E2BenchError, match="depth"):
             parse_depths(bad)
     with pytest.raises(E2BenchError, match="unknown layer '2'; the model has layers 0 … 1"):
-        parse_indices("2", "layer", 2)
+        check_indices(parse_indices("2"), "layer", 2)
     for bad in ("-1", "x", "5..3", ""):
-        with pytest.raises(E2BenchError, match="head"):
-            parse_indices(bad, "head", 8)
+        with pytest.raises(E2BenchError, match="--heads"):
+            Attention.read({"heads": bad})
 
 
 def test_the_value_ends_at_its_quote_or_line() -> None:
@@ -234,8 +249,9 @@ import sys, torch
 from transformers import LlamaConfig, LlamaForCausalLM
 sys.path.insert(0, {tests!r})
 from conftest import VOCAB, byte_tokenizer
-from e2bench.attention import Recorder, View, recording
-from e2bench.model import Model, Prompt
+from e2bench.models.recording import Recorder, View, recording
+from e2bench.models.local import Model
+from e2bench.models.protocols import Prompt
 tokens, mode = 32768, sys.argv[1]
 config = LlamaConfig(vocab_size=VOCAB, hidden_size=64, intermediate_size=64, num_hidden_layers=2,
                      num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=tokens)

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from e2bench.chat import VICUNA_TEMPLATE, chat_wrapper
 from e2bench.errors import DataError, E2BenchError, UnknownName
-from e2bench.model import Model
+from e2bench.models.local import Model
+from e2bench.prompts.chat import VICUNA_TEMPLATE, chat_wrapper
+from e2bench.prompts.truncation import fit
 from e2bench.tasks.longbench import LONGBENCH
 from e2bench.train.layouts import sharegpt_segments
-from e2bench.truncation import fit
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"

@@ -10,16 +10,19 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from e2bench.choices import log_likelihoods, measure, read_rows_of
 from e2bench.cli import app
 from e2bench.errors import DataError, E2BenchError, UnknownName
-from e2bench.model import Model
-from e2bench.processes import Processes
-from e2bench.records import RunFolder, manifest, read_rows
+from e2bench.experiments.choices import answering, items_of, read_rows_of, rows_together
+from e2bench.experiments.stored import score_folder
+from e2bench.files import read_rows
+from e2bench.models.local import Model
 from e2bench.reporting.runs import scan
 from e2bench.reporting.tables import table_7
-from e2bench.rope import RopeScaling
-from e2bench.scoring import score_folder
+from e2bench.rope.methods import RopeScaling
+from e2bench.runs.folder import RunFolder
+from e2bench.runs.manifest import manifest
+from e2bench.runs.processes import Processes
+from e2bench.runs.runner import run as run_items
 from e2bench.tasks.short import SHORT, Choice, answer_of, answered, select
 
 RACE = Path(__file__).parent / "data"
@@ -88,7 +91,7 @@ def test_likelihoods_over_a_shared_prefix_equal_a_pass_over_each_whole_text(tiny
     texts = ["The grass is green. " * 40 + ending for ending in ("Here we go.", "Here we are", "No")]
     ids = [tiny_model.encode(text) for text in texts]
     with tiny_model.under(RopeScaling("linear", scale), 1024):
-        found = log_likelihoods(tiny_model, ids)
+        found = tiny_model.option_scores(ids)
         want = [-float(tiny_model.token_nll(torch.tensor([one])).sum()) for one in ids]
     assert [count for _, count in found] == [len(one) - 1 for one in ids]
     assert [total for total, _ in found] == pytest.approx(want, rel=1e-5)
@@ -96,11 +99,11 @@ def test_likelihoods_over_a_shared_prefix_equal_a_pass_over_each_whole_text(tiny
 
 def test_options_without_a_common_beginning_are_scored_alike(tiny_model: Model) -> None:
     ids = [[5, 6, 7, 8], [9, 6, 7], [5, 6, 7, 8]]
-    found = log_likelihoods(tiny_model, ids)
+    found = tiny_model.option_scores(ids)
     want = [-float(tiny_model.token_nll(torch.tensor([one])).sum()) for one in ids]
     assert [total for total, _ in found] == pytest.approx(want, rel=1e-5)
     with pytest.raises(DataError, match="fewer than two tokens"):
-        log_likelihoods(tiny_model, [[5], [6, 7]])
+        tiny_model.option_scores([[5], [6, 7]])
 
 
 def test_templates_put_each_option_into_the_whole_text() -> None:
@@ -172,7 +175,9 @@ def test_lines_hold_every_score_and_the_average_needs_every_task(tiny_model: Mod
     described = manifest("short", settings={}, resolved={"all_tasks": ["piqa", "naturalquestions", "wsc"]})
     scaling = RopeScaling("linear", 2)
     with RunFolder(folder, described) as run:
-        measure(tiny_model, work, scaling, run, Processes())
+        together = rows_together(tiny_model, scaling, None)
+        measure = answering(tiny_model, scaling)
+        run_items(items_of(work), measure, run, batch_size=together, processes=Processes(), title="short")
     lines = read_rows(folder / "piqa.jsonl")
     assert [line["_id"] for line in lines] == ["piqa-0", "piqa-1", "piqa-2"]
     best = max((0, 1), key=lines[0]["choices"].__getitem__)
@@ -231,7 +236,7 @@ def test_lm_evals_numbers_are_those_of_lm_eval_alone_on_the_exported_scale(
     import lm_eval
     from lm_eval.models.huggingface import HFLM
 
-    from e2bench.harness import task_manager
+    from e2bench.experiments.harness import task_manager
 
     out, exported, scratch = tmp_path / "run", tmp_path / "exported", tmp_path / "yaml"
     model = shutil.copytree(tiny_folder, tmp_path / "model")  # lm-eval wants room for 256 new tokens

@@ -238,7 +238,7 @@ def test_another_tokenizer_is_other_settings(
 ) -> None:
     arguments = [*options(tiny_folder, demo, tmp_path / "run"), "--tasks", "trec"]
     assert cli("longbench", *arguments).code == 0
-    refused(cli("longbench", *arguments, "--tokenizer", tiny_folder), "holds a run with tokenizer = null")
+    refused(cli("longbench", *arguments, "--tokenizer", tiny_folder), "holds a run with tokenizer = none")
 
 
 def test_a_finished_run_given_again_does_nothing_but_score(
@@ -289,7 +289,7 @@ def test_interrupted_by_the_keyboard_is_exit_130(cli: Cli, monkeypatch: pytest.M
     def interrupt(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("e2bench.commands.score.score_folder", interrupt)
+    monkeypatch.setattr("e2bench.cli.score.score_folder", interrupt)
     ended = cli("score", tmp_path)
     assert ended.code == 130 and "give the same command again" in ended.err
 

@@ -10,8 +10,8 @@ from report_folders import manifest, prediction, write_json, write_lines
 from typer.testing import CliRunner
 
 from e2bench.cli import app
-from e2bench.comparison import compare, load
 from e2bench.errors import DataError, E2BenchError
+from e2bench.experiments.compare import compare, load
 
 ANSWERS = ["Paragraph 3", "Paragraph 3", "Paragraph 1", "Paragraph 3"]
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from e2bench import compat
-from e2bench.model import Model
+from e2bench.models.local import Model
 
 
 class NewBody:

@@ -14,13 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from e2bench import data
-from e2bench.corpus import choose_documents, corpus_source, open_corpus, read_documents
-from e2bench.data import SUMS, cache_folder, fetch, is_verified, unpack, verify
+from e2bench.data import fetch as data
+from e2bench.data.corpus import choose_documents, read_documents
+from e2bench.data.fetch import SUMS, cache_folder, fetch, is_verified, unpack, verify
+from e2bench.data.source import DataSource
 from e2bench.errors import DataError, UnknownName
-from e2bench.loading import embedded_model
-from e2bench.provenance import DataSource
-from e2bench.records import file_hashes, write_json
+from e2bench.experiments.documents import corpus_source, open_corpus
+from e2bench.files import file_hashes, write_json
+from e2bench.models.loading import embedded_model
 from e2bench.tasks.corpora import DATASETS
 
 
@@ -196,7 +197,7 @@ def test_folders_and_files_that_hold_nothing_are_named(tmp_path: Path) -> None:
 
 @given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=20), least=st.integers(1, 30), seed=st.integers(0, 5))
 def test_chosen_documents_are_long_enough_different_and_in_order(lengths: list[int], least: int, seed: int) -> None:
-    from e2bench.corpus import Document
+    from e2bench.data.corpus import Document
 
     documents = [Document("x" * n, str(at)) for at, n in enumerate(lengths)]
     enough = sorted({n for n in lengths if n >= least})

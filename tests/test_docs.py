@@ -25,10 +25,10 @@ from typing import Any
 import pytest
 
 from e2bench.errors import E2BenchError
-from e2bench.loading import embedded_model
-from e2bench.options import Common
-from e2bench.scales import parse_lengths
-from e2bench.session import check_scale, with_preset
+from e2bench.experiments.base import Experiment
+from e2bench.experiments.loading import with_preset
+from e2bench.experiments.options import Common
+from e2bench.models.loading import embedded_model
 from e2bench.tasks.demo import write_longbench
 from e2bench.tasks.longbench import select
 
@@ -182,8 +182,9 @@ def test_needs_are_said_in_the_same_words_everywhere() -> None:
 @pytest.fixture
 def parsed(monkeypatch: pytest.MonkeyPatch, cli: Callable[..., Any]) -> Callable[[list[str]], None]:
     """Checks `e2bench …` up to the call of what does the work, and its values as far as that needs no model."""
-    import e2bench.commands
-    import e2bench.data
+    import e2bench.cli
+    import e2bench.data.fetch
+    import e2bench.experiments.run
     import e2bench.reporting
 
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
@@ -192,11 +193,12 @@ def parsed(monkeypatch: pytest.MonkeyPatch, cli: Callable[..., Any]) -> Callable
         calls.append((arguments, options))
         return []
 
-    package = Path(e2bench.commands.__file__).parent
+    package = Path(e2bench.cli.__file__).parent
     for module in sorted(package.glob("*.py")):
-        if module.stem not in ("__init__", "grid"):
-            monkeypatch.setattr(f"e2bench.commands.{module.stem}.run", record)
-    monkeypatch.setattr(e2bench.data, "fetch", record)
+        if module.stem not in ("__init__", "commands", "entry", "options"):
+            monkeypatch.setattr(f"e2bench.cli.{module.stem}.run", record)
+    monkeypatch.setattr(e2bench.experiments.run, "run_experiment", lambda *settings: record(*settings) and None)
+    monkeypatch.setattr(e2bench.data.fetch, "fetch", record)
     monkeypatch.setattr(e2bench.reporting, "write_report", record)
 
     def check(arguments: list[str]) -> None:
@@ -212,12 +214,12 @@ def parsed(monkeypatch: pytest.MonkeyPatch, cli: Callable[..., Any]) -> Callable
 def check_values(command: str, values: list[Any], options: dict[str, Any]) -> None:
     common = next((value for value in values if isinstance(value, Common)), None)
     if common is not None:
-        check_scale(common, lists=command == "ppl")
         assert common.model is None or PLACEHOLDER.search(common.model) or with_preset(common).model
-    if isinstance(options.get("lengths"), str):
-        assert parse_lengths(options["lengths"])
+    experiment = next((value for value in values if isinstance(value, Experiment)), None)
+    if experiment is not None and common is not None:
+        experiment.check(common)
     if command == "longbench":
-        assert select(options["tasks"])
+        assert select(experiment.tasks)
     if command == "train" and not PLACEHOLDER.search(values[0]):
         from e2bench.train.recipe import load_recipe
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from e2bench.loading import embedded_model
+from e2bench.models.loading import embedded_model
 from e2bench.tasks.demo import corpus_file, write_longbench
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -64,3 +64,17 @@ def test_fine_tuning(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtu
     base, tuned = (line for line in capfd.readouterr().out.splitlines() if "{512:" in line)
     assert base.startswith("base {512:") and tuned.startswith("e2 {512:")
     assert (Path("tuned/weights/e2_config.json")).exists()
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (EXAMPLES / "notebooks").glob("*.py")))
+def test_notebooks_run_from_top_to_bottom(
+    name: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run(f"notebooks/{name}", monkeypatch=monkeypatch)
+    shown = capfd.readouterr().out
+    expected = {
+        "windows.py": "linear",
+        "own_model.py": "ppl needs losses and attentions, which answer does not give",
+        "compare.py": "they have no task in common",
+    }
+    assert expected[name] in shown

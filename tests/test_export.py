@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from e2bench.errors import E2BenchError, RunFolderError
-from e2bench.export import check_target, export, scaled_parameters, stored_dtype
-from e2bench.loading import ModelSpec
-from e2bench.model import Model
-from e2bench.rope import RopeScaling
+from e2bench.models.export import check_target, export, scaled_parameters, stored_dtype
+from e2bench.models.loading import ModelSpec
+from e2bench.models.local import Model
+from e2bench.rope.methods import RopeScaling
 
 
 def load(folder: Path) -> Model:

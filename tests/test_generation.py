@@ -22,11 +22,13 @@ from transformers import (
     Olmo2Config,
 )
 
-from e2bench import model as model_module
 from e2bench.errors import ModelError
-from e2bench.loading import ModelSpec
-from e2bench.model import Generation, Model, Prompt, common_prefix
-from e2bench.rope import RopeScaling
+from e2bench.models import local as model_module
+from e2bench.models.decoding import common_prefix
+from e2bench.models.loading import ModelSpec
+from e2bench.models.local import Model
+from e2bench.models.protocols import Generation, Prompt
+from e2bench.rope.methods import RopeScaling
 
 SENTENCE = "The grass is green. The sky is blue. 小明把地图放在图书馆里。 Anna keeps 12 violins. "
 BUDGET = 12

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from e2bench.records import _disagree
+from e2bench.runs.folder import _disagree
 from e2bench.tasks.demo import write_longbench
 
 Cli = Callable[..., Any]

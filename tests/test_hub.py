@@ -12,7 +12,7 @@ import pytest
 
 from e2bench import hub
 from e2bench.errors import ModelError
-from e2bench.loading import check_hub_id
+from e2bench.models.loading import check_hub_id
 
 
 @pytest.fixture

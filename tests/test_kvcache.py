@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from e2bench.kvcache import KVCache, KVLayer, grouped_attention, ragged
+from e2bench.models.kvcache import KVCache, KVLayer, grouped_attention, ragged
 
 # Shapes: B rows, H query heads, K key-value heads, Tq queries, N keys, D head dimension.
 MODULE = torch.nn.Identity()

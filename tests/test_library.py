@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import e2bench
-from e2bench.rope import RopeScaling
+from e2bench.rope.methods import RopeScaling
 from e2bench.tasks.demo import write_longbench
 
 FIXED = {"docs": 1, "max_windows": 2, "doc_tokens": "512", "min_tokens": 512, "stride": 64}

@@ -11,9 +11,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from e2bench.errors import E2BenchError, ModelError
-from e2bench.loading import ModelSpec
-from e2bench.model import Model, Prompt
-from e2bench.rope import RopeScaling, checkpoint_scaling
+from e2bench.models.loading import ModelSpec
+from e2bench.models.local import Model
+from e2bench.models.protocols import Prompt
+from e2bench.rope.config import checkpoint_scaling
+from e2bench.rope.methods import RopeScaling
 
 
 def load(path: Path, **options: object) -> Model:

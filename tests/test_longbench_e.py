@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from report_folders import prediction, write_lines
 
-from e2bench.commands.longbench import _chat_format
-from e2bench.options import Common
-from e2bench.scoring import by_length, score_folder
+from e2bench.experiments.longbench import chat_format
+from e2bench.experiments.options import Common
+from e2bench.experiments.stored import score_folder
+from e2bench.scoring.averages import by_length
 
 
 def test_buckets_are_below_four_thousand_below_eight_thousand_and_the_rest() -> None:
@@ -49,4 +50,4 @@ def test_scores_of_the_thirteen_tasks_are_also_told_by_length(tmp_path: Path) ->
     ],
 )
 def test_a_preset_brings_its_chat_format(model: str | None, given: str, used: str) -> None:
-    assert _chat_format(given, Common(model=model)) == used
+    assert chat_format(given, Common(model=model)) == used

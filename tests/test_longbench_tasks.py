@@ -15,8 +15,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from e2bench.errors import DataError, E2BenchError, UnknownName
-from e2bench.metrics import score_row
-from e2bench.task import FIELDS, Task, read_examples, render, templates
+from e2bench.prompts.task import FIELDS, Task, read_examples, render, templates
+from e2bench.scoring.metrics import score_row
 from e2bench.tasks.longbench import BY_NAME, LONGBENCH, PROMPT_SHA256, SELECTIONS, select
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "longbench"

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from e2bench import metrics
 from e2bench.errors import DataError
+from e2bench.scoring import metrics
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT.parent / "shared" / "data" / "predictions" / "minilongbench"
@@ -460,7 +460,7 @@ def test_a_text_against_itself_scores_1_unless_nothing_of_it_is_compared(text):
 
 SCORE_ALL = """
 import json
-from e2bench import metrics as m
+from e2bench.scoring import metrics as m
 scores = [m.qa_f1("the cat", "cat dog"), m.qa_f1_zh("研究生命起源", "生命起源。"), m.rouge_l("a b. c", "b a. c d"),
           m.rouge_l_zh("研究生命起源", "生命起源"), m.classification("x y", "x", ["x", "y"]), m.count("7", "7"),
           m.retrieval("7", "Paragraph 7"), m.retrieval_zh("7 8", "段落7"), m.code_similarity("x = f(1)", "y = f(10)")]

@@ -5,19 +5,25 @@ from __future__ import annotations
 import csv
 import json
 from importlib.resources import files
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from e2bench.chat import NAMES
 from e2bench.cli import app
 from e2bench.errors import E2BenchError, UnknownName
-from e2bench.options import Common
-from e2bench.scales import scale_rule
-from e2bench.session import with_preset
+from e2bench.experiments.loading import with_preset
+from e2bench.experiments.options import Common
+from e2bench.prompts.chat import NAMES
+from e2bench.prompts.truncation import input_limit
+from e2bench.rope.windows import parse_scale, scale_rule
 from e2bench.tasks.models import PRESETS, find
 from e2bench.train.recipe import RECIPES
-from e2bench.truncation import input_limit
+
+
+def given(**values: Any) -> Common:
+    """Shared settings of texts, as the command line gives them."""
+    return Common.read(values)
 
 
 def published(table: str) -> list[dict[str, str]]:
@@ -56,30 +62,30 @@ def test_facts_of_a_preset_agree_with_each_other() -> None:
 
 
 def test_a_name_stands_for_hub_id_scale_and_native_window() -> None:
-    common = with_preset(Common(model="vicuna-v1.5-7b-16k"))
-    assert (common.model, common.scale, common.native_window) == ("lmsys/vicuna-7b-v1.5-16k", "4", "4096")
+    common = with_preset(given(model="vicuna-v1.5-7b-16k"))
+    assert (common.model, common.scale, common.native_window) == ("lmsys/vicuna-7b-v1.5-16k", parse_scale("4"), 4096)
     rule = scale_rule(common.scale, common.method, 4096, None)
     assert rule.window(None) == 16384
-    assert with_preset(Common(model="vicuna-v1.5-7b-16k", scale="8")).scale == "8"  # what is given wins
-    assert with_preset(Common(model="Llama2-7B-chat-4k")).scale is None
+    assert with_preset(given(model="vicuna-v1.5-7b-16k", scale="8")).scale == parse_scale("8")  # what is given wins
+    assert with_preset(given(model="Llama2-7B-chat-4k")).scale is None
     assert with_preset(common) == common
-    served = with_preset(Common(model="gpt-3.5-turbo-16k"))
+    served = with_preset(given(model="gpt-3.5-turbo-16k"))
     assert served.model == "https://api.openai.com/v1"
     assert served.served_model_name == "gpt-3.5-turbo-16k"
 
 
 def test_systems_that_were_never_published_name_their_recipe() -> None:
     with pytest.raises(E2BenchError, match=r"never published; train it with e2bench train llama2-13b .*--scale 8"):
-        with_preset(Common(model="E2-LLM-Llama2-13B-32k"))
+        with_preset(given(model="E2-LLM-Llama2-13B-32k"))
     with pytest.raises(E2BenchError, match="method=pi scale=4"):
-        with_preset(Common(model="PI-Llama2-13B-16k"))
+        with_preset(given(model="PI-Llama2-13B-16k"))
 
 
 def test_other_names_pass_through_but_for_misspelt_presets() -> None:
     for name in (None, "gpt2", "meta-llama/Llama-2-7b-hf", "https://host/v1"):
-        assert with_preset(Common(model=name)).model == name
+        assert with_preset(given(model=name)).model == name
     with pytest.raises(UnknownName, match=r"did you mean 'Vicuna-v1.5-13B-16k'"):
-        with_preset(Common(model="Vicuna-v1.5-13B-17k"))
+        with_preset(given(model="Vicuna-v1.5-13B-17k"))
 
 
 def test_the_list_is_printed_as_a_table_and_as_json() -> None:

@@ -10,26 +10,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from e2bench.errors import E2BenchError
-from e2bench.model import Model
-from e2bench.passkey import (
+from e2bench.experiments.passkey import (
     FILLER,
     QUESTION,
     SPARE,
     TASK,
+    PassKey,
     _line,
+    asking,
     build_prompt,
     depths_of,
     first_integer,
+    items_of,
     key_of,
     make_cells,
-    measure,
     settled,
+    together,
 )
-from e2bench.processes import Processes
-from e2bench.records import RunFolder, manifest, read_rows
-from e2bench.rope import RopeScaling
-from e2bench.statistics import wilson
-from e2bench.summary import passkey
+from e2bench.files import read_rows
+from e2bench.models.local import Model
+from e2bench.rope.methods import RopeScaling
+from e2bench.runs.folder import RunFolder
+from e2bench.runs.manifest import manifest
+from e2bench.runs.processes import Processes
+from e2bench.runs.runner import run
+from e2bench.scoring.statistics import wilson
 
 GRID = [(160, RopeScaling("linear", 2)), (321, RopeScaling("linear", 3))]
 
@@ -101,11 +106,18 @@ def test_sharing_prefixes_gives_the_answers_of_single_prompts(tiny_model: Model,
     cells = list(make_cells(tiny_model, GRID, depths=depths_of(3), trials=2, seed=0))
     contents = manifest("passkey", settings={}, resolved={})
     with RunFolder(tmp_path / "run", contents) as folder:
-        measure(tiny_model, cells, folder, Processes(), early_stop=False)
+        run(
+            items_of(cells),
+            asking(tiny_model, early_stop=False),
+            folder,
+            batch_size=together(cells),
+            processes=Processes(),
+            title="passkey",
+        )
     rows = read_rows(tmp_path / "run" / "passkey.jsonl")
     assert [row["tokens"] for row in rows] == [length - 16 for length, _ in GRID for _ in range(6)]
     for row, cell in zip(rows, cells, strict=True):
-        from e2bench.model import Prompt
+        from e2bench.models.protocols import Prompt
 
         ((_, alone),) = tiny_model.generate([Prompt(cell.ids, 16)], cell.scaling)
         assert row["pred"] == alone.text
@@ -115,7 +127,7 @@ def test_accuracy_has_wilsons_interval(tmp_path: Path) -> None:
     base = {"length": 512, "scale": 1, "depth": 0.0, "strict": False}
     lines = [{**base, "trial": t, "success": t < 8} for t in range(10)]
     (tmp_path / "passkey.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (entry,) = passkey(tmp_path)["lengths"]
+    (entry,) = PassKey.summarise(tmp_path)["lengths"]
     assert entry["accuracy"] == 0.8
     # Wilson 1927 for 8 of 10 at 95 %: 0.4902 to 0.9433 (any textbook's table)
     assert entry["interval"] == pytest.approx([0.4902, 0.9433], abs=1e-4)

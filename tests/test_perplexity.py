@@ -12,14 +12,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from e2bench.corpus import Chosen, Document, choose_documents, read_documents
+from e2bench.data.corpus import Chosen, Document, choose_documents, read_documents
 from e2bench.errors import DataError, E2BenchError, RunFailed
-from e2bench.model import Model
-from e2bench.perplexity import Protocol, cells_of, measure
-from e2bench.processes import Processes
-from e2bench.records import RunFolder, manifest, read_rows
-from e2bench.rope import RopeScaling
-from e2bench.summary import perplexity
+from e2bench.experiments.perplexity import Perplexity
+from e2bench.experiments.windows import Protocol, cells_of, items_of, measuring, together
+from e2bench.files import read_rows
+from e2bench.models.local import Model
+from e2bench.rope.methods import RopeScaling
+from e2bench.runs.folder import RunFolder
+from e2bench.runs.manifest import manifest
+from e2bench.runs.processes import Processes
+from e2bench.runs.runner import run
 
 BOS = 1
 
@@ -70,7 +73,14 @@ def reference(model: Model, ids: list[int], protocol: str, window: int, stride: 
 def run_cells(model: Model, out: Path, cells: list, protocol: Protocol, batch_size: int | None = None) -> list[dict]:
     contents = manifest("ppl", settings={}, resolved={"case": out.name})
     with RunFolder(out, contents) as folder, torch.no_grad():
-        measure(model, cells, protocol, folder, Processes(), batch_size)
+        run(
+            items_of(cells),
+            measuring(model, protocol, batch_size),
+            folder,
+            batch_size=together(cells),
+            processes=Processes(),
+            title="ppl",
+        )
     return read_rows(out / "ppl.jsonl")
 
 
@@ -93,7 +103,7 @@ def test_every_protocol_equals_its_reference_in_float64(
     protocol = Protocol(name, stride, bos if name == "yarn" else None)
     cells = cells_of([document(ids)], [(window, RopeScaling("linear", 2))], protocol, None)
     run_cells(model64, tmp_path / "run", cells, protocol)
-    measured = perplexity(tmp_path / "run")["cells"][0]["perplexity"]
+    measured = Perplexity.summarise(tmp_path / "run")["cells"][0]["perplexity"]
     with model64.under(RopeScaling("linear", 2), window), torch.no_grad():
         expected = reference(model64, ids, name, window, stride, protocol.bos)
     assert math.log(measured) == pytest.approx(expected, abs=1e-5)
@@ -146,8 +156,8 @@ def test_one_pass_for_all_truncated_lengths_equals_separate_passes(model64: Mode
 def test_chunked_windows_equal_one_forward_pass(model64: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = torch.randint(3, model64.vocab_size, (2, 100), generator=torch.Generator().manual_seed(2))
     whole = model64.token_nll(ids)
-    monkeypatch.setattr("e2bench.model.CHUNK_TOKENS", 13)
-    monkeypatch.setattr("e2bench.model.SCORED_ROWS", 5)
+    monkeypatch.setattr("e2bench.models.local.CHUNK_TOKENS", 13)
+    monkeypatch.setattr("e2bench.models.local.SCORED_ROWS", 5)
     assert torch.allclose(model64.token_nll(ids), whole, atol=1e-9)
     assert torch.allclose(model64.token_nll(ids, first=90), whole[:, 89:], atol=1e-9)
 
@@ -162,7 +172,9 @@ def test_a_zeroed_head_gives_the_vocabulary_size(tiny_model: Model, tmp_path: Pa
         run_cells(tiny_model, tmp_path / "run", cells, protocol)
     finally:
         head.weight.data.copy_(kept)
-    assert perplexity(tmp_path / "run")["cells"][0]["perplexity"] == pytest.approx(tiny_model.vocab_size, rel=1e-5)
+    assert Perplexity.summarise(tmp_path / "run")["cells"][0]["perplexity"] == pytest.approx(
+        tiny_model.vocab_size, rel=1e-5
+    )
 
 
 def test_an_infinite_loss_stops_with_the_documents_id(tiny_model: Model, tmp_path: Path) -> None:
@@ -227,7 +239,7 @@ def test_summary_weights_tokens_over_documents(tmp_path: Path) -> None:
         {"document": "b", **base, "nll_sum": 60.0, "scored_tokens": 30},
     ]
     (tmp_path / "ppl.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (cell,) = perplexity(tmp_path)["cells"]
+    (cell,) = Perplexity.summarise(tmp_path)["cells"]
     assert cell["perplexity"] == pytest.approx(math.exp(70 / 40))  # not the mean of e^1 and e^2
     assert math.exp(1) == pytest.approx(cell["interval"][0])
     assert math.exp(2) == pytest.approx(cell["interval"][1])

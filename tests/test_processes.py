@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from e2bench.processes import Processes
-from e2bench.records import RUN, read_json, read_rows
+from e2bench.files import read_json, read_rows
+from e2bench.runs.lines import RUN
+from e2bench.runs.processes import Processes
 from e2bench.tasks.demo import write_longbench
 
 TASKS = ("trec", "samsum", "lcc", "multifieldqa_zh")

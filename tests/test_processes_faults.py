@@ -15,9 +15,9 @@ import pytest
 import slowed
 import torch.distributed as dist
 
-from e2bench import processes
 from e2bench.errors import RunFailed
-from e2bench.processes import Processes, first_node
+from e2bench.runs import processes
+from e2bench.runs.processes import Processes, first_node
 from e2bench.tasks.demo import write_longbench
 
 TASKS = ("trec", "samsum", "lcc", "passage_count")
@@ -116,7 +116,7 @@ def test_the_others_tell_of_a_killed_rank_and_the_run_resumes_alone(tiny_folder,
     data = write_longbench(tmp_path / "data", examples=6)
     out = tmp_path / "run"
     arguments = command(tiny_folder, data, out)
-    code = "import sys, e2bench.processes as p; p.SILENCE_S = 8; import slowed; slowed.slow_down('longbench'); "
+    code = "import sys, e2bench.runs.processes as p; p.SILENCE_S = 8; import slowed; slowed.slow_down('longbench'); "
     shorter = ["-c", code + "from e2bench.cli import main; main()"]
     port, ranks = str(free_port()), []
     for rank in range(2):  # as srun starts them: no agent that would end the other

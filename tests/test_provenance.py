@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from report_folders import attention_run, longbench_run, passkey_run, ppl_run, profile
 
-from e2bench.provenance import data_label, shortfall
+from e2bench.experiments.provenance import data_label, shortfall
 from e2bench.reporting import write_report
 from e2bench.reporting.runs import scan
 from e2bench.reporting.tables import tables_1_and_2

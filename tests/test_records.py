@@ -16,20 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from e2bench.errors import DataError, RunFailed, RunFolderError
-from e2bench.records import (
-    LOCK,
-    RUN,
-    RunFolder,
-    encode_row,
-    environment,
-    file_hashes,
-    manifest,
-    merged,
-    read_json,
-    read_rows,
-    row_id,
-    write_atomic,
-)
+from e2bench.files import encode_row, file_hashes, read_json, read_rows, write_atomic
+from e2bench.runs.folder import LOCK, RunFolder
+from e2bench.runs.lines import RUN, merged, row_id
+from e2bench.runs.manifest import environment, manifest
 
 LONE_SURROGATES = st.text(st.characters(categories=("L", "N", "P", "S", "Z", "Cc", "Cs")), max_size=30)
 
@@ -290,7 +280,8 @@ FULL = """
 import resource, sys
 from pathlib import Path
 from e2bench.errors import RunFailed
-from e2bench.records import RunFolder, manifest
+from e2bench.runs.folder import RunFolder
+from e2bench.runs.manifest import manifest
 folder = RunFolder(Path(sys.argv[1]), manifest("longbench", settings={}, resolved={}))
 with folder as run:
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))

@@ -29,18 +29,11 @@ from transformers import (
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from e2bench.errors import E2BenchError, ModelError, UnknownName
-from e2bench.model import Model
-from e2bench.rope import (
-    RopeScaling,
-    RopeSwitch,
-    checkpoint_scaling,
-    inverse_frequencies,
-    native_window,
-    rope_config,
-    rotary_modules,
-    scale_for_window,
-)
-from e2bench.scales import scale_rule
+from e2bench.models.local import Model
+from e2bench.rope.config import checkpoint_scaling, native_window, rope_config
+from e2bench.rope.methods import RopeScaling, scale_for_window
+from e2bench.rope.switch import RopeSwitch, inverse_frequencies, rotary_modules
+from e2bench.rope.windows import scale_rule
 
 L = 64
 SIZES: dict[str, Any] = {
@@ -232,7 +225,7 @@ def test_a_cast_model_keeps_its_kind_of_rope(family: str) -> None:
 def test_a_checkpoints_own_scaling_by_length_scores_as_transformers_does_in_one_pass(
     rope_type: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("e2bench.model.CHUNK_TOKENS", 16)
+    monkeypatch.setattr("e2bench.models.local.CHUNK_TOKENS", 16)
     new: dict[str, Any] = {"rope_type": rope_type, "factor": 4.0}
     config = LlamaConfig(**{**GROUPED, "vocab_size": VOCAB})
     if rope_type == "longrope":

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from e2bench.records import read_rows
+from e2bench.files import read_rows
 from e2bench.tasks.demo import write_longbench
 
 ROOT = Path(__file__).parents[1]

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from e2bench.errors import E2BenchError
-from e2bench.rope import RopeScaling
-from e2bench.scales import parse_length, parse_lengths, scale_rule, short_length, short_number
+from e2bench.rope.methods import RopeScaling
+from e2bench.rope.windows import parse_length, parse_lengths, parse_scale, scale_rule, short_length, short_number
 
 L = 4096
 YARN = RopeScaling("checkpoint", 16)
@@ -41,7 +41,7 @@ def test_what_is_no_length_is_refused(text: str) -> None:
     ],
 )
 def test_lengths_double_and_end_with_the_end_point(text: str, lengths: list[int]) -> None:
-    assert parse_lengths(text) == lengths
+    assert list(parse_lengths(text)) == lengths
 
 
 @pytest.mark.parametrize("text", ["", ",", "8k..4k", "4k,4k", "8k,4k", "4k..8k,8k", "4k..", "..", "4k..8k..16k"])
@@ -70,24 +70,24 @@ def test_numbers_are_shown_as_people_write_them() -> None:
 
 
 def test_auto_covers_each_window_with_the_smallest_integer() -> None:
-    rule = scale_rule("auto", None, L, None)
+    rule = scale_rule(parse_scale("auto"), None, L, None)
     windows = {4096: 1, 4097: 2, 65536: 16, 204_800: 50, 200_000: 49, 100: 1}
     assert {w: rule.scaling(w).factor for w in windows} == windows
     assert rule.window(None) == L and rule.window(9000) == 9000
 
 
 def test_nothing_given_is_auto_without_scaling_in_the_checkpoint() -> None:
-    assert scale_rule(None, None, L, None) == scale_rule("auto", "linear", L, None)
+    assert scale_rule(None, None, L, None) == scale_rule(parse_scale("auto"), "linear", L, None)
 
 
 def test_a_number_without_a_window_means_g_times_l() -> None:
-    rule = scale_rule("8", None, L, None)
+    rule = scale_rule(parse_scale("8"), None, L, None)
     assert rule.window(None) == 32768 and rule.scaling(100) == RopeScaling("linear", 8)
-    assert scale_rule("2.5", None, L, None).window(None) == 10240
+    assert scale_rule(parse_scale("2.5"), None, L, None).window(None) == 10240
 
 
 def test_a_list_gives_each_of_its_numbers_and_the_largest_window() -> None:
-    rule = scale_rule("4,16,8", None, L, None)
+    rule = scale_rule(parse_scale("4,16,8"), None, L, None)
     assert rule.values == (4, 16, 8) and rule.window(None) == 16 * L
     assert [rule.scaling(100, v).factor for v in rule.values] == [4, 16, 8]
 
@@ -100,17 +100,17 @@ def test_nothing_given_keeps_what_the_checkpoint_carries(own: RopeScaling) -> No
 
 
 def test_a_given_scale_replaces_a_linear_one() -> None:
-    assert scale_rule("2", None, L, LINEAR).scaling(100) == RopeScaling("linear", 2)
+    assert scale_rule(parse_scale("2"), None, L, LINEAR).scaling(100) == RopeScaling("linear", 2)
 
 
 def test_another_scaling_is_replaced_only_when_the_method_says_so() -> None:
     with pytest.raises(E2BenchError, match="say what is meant with --method"):
-        scale_rule("2", None, L, YARN)
-    assert scale_rule("2", "yarn", L, YARN).scaling(1) == RopeScaling("yarn", 2)
+        scale_rule(parse_scale("2"), None, L, YARN)
+    assert scale_rule(parse_scale("2"), "yarn", L, YARN).scaling(1) == RopeScaling("yarn", 2)
 
 
 def test_the_method_none_is_the_pretrained_model_at_every_window() -> None:
-    assert scale_rule("8", "none", L, None).scaling(10**6) == RopeScaling("none", 1)
+    assert scale_rule(parse_scale("8"), "none", L, None).scaling(10**6) == RopeScaling("none", 1)
 
 
 def test_the_method_none_leaves_the_native_window() -> None:
@@ -120,4 +120,4 @@ def test_the_method_none_leaves_the_native_window() -> None:
 @pytest.mark.parametrize("text", ["0.5", "0", "-1", "nan", "inf", "eight", "", "4,,8", "4,0.5", "1e999", "automatic"])
 def test_a_scale_that_is_not_possible_is_refused(text: str) -> None:
     with pytest.raises(E2BenchError):
-        scale_rule(text, None, L, None)
+        scale_rule(parse_scale(text), None, L, None)

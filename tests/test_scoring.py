@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from e2bench import summary
 from e2bench.errors import DataError
-from e2bench.scoring import averages, by_length, score_folder, score_predictions, write_scores
-from e2bench.statistics import interval, mean
+from e2bench.experiments.base import EXPERIMENTS, experiment
+from e2bench.experiments.stored import score_folder, write_scores
+from e2bench.scoring.averages import averages, by_length, score_predictions
+from e2bench.scoring.statistics import interval, mean
 from e2bench.tasks.longbench import BY_NAME, LONGBENCH
 
 PREDICTIONS = Path(__file__).parents[2] / "shared" / "data" / "predictions" / "minilongbench"
@@ -196,13 +197,12 @@ def test_of_two_values_either_may_be_drawn_twice() -> None:
     assert interval([1.0, 0.0]) == [0.0, 1.0] == interval([0.0, 1.0])  # each extreme has one chance in four
 
 
-@pytest.mark.parametrize("experiment", ["ppl", "passkey", "attention", "short"])
-def test_each_experiment_is_summed_up_by_its_own_function(
-    experiment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_each_experiment_is_summed_up_by_its_own_class(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert summary.SUMMARIES[experiment] is getattr(summary, {"ppl": "perplexity"}.get(experiment, experiment))
-    monkeypatch.setitem(summary.SUMMARIES, experiment, lambda folder: {"summed up": folder})
-    (tmp_path / "run.json").write_text(json.dumps({"experiment": experiment}), encoding="utf-8")
+    monkeypatch.setattr(experiment(name), "summarise", lambda folder: {"summed up": folder})
+    (tmp_path / "run.json").write_text(json.dumps({"experiment": name}), encoding="utf-8")
     assert score_folder(tmp_path) == {"summed up": tmp_path}
 
 

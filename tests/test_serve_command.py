@@ -2,14 +2,21 @@
 
 import json
 import shlex
+from typing import Any
 
 import pytest
 import torch
 
-from e2bench.commands.serve_command import run
+from e2bench.cli.serve_command import run
 from e2bench.errors import E2BenchError
-from e2bench.options import Common
-from e2bench.rope import RopeScaling
+from e2bench.experiments.options import Common
+from e2bench.rope.methods import RopeScaling
+
+
+def given(**values: Any) -> Common:
+    """Shared settings of texts, as the command line gives them."""
+    return Common.read(values)
+
 
 OWN = {"engine": "vllm", "tensor_parallel": 1, "pipeline_parallel": 1, "nodes": 1, "port": 8000}
 
@@ -31,7 +38,7 @@ def test_a_config_with_the_override_gives_the_benchs_own_frequencies(
     from transformers import AutoConfig
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-    (words,) = printed(capsys, Common(model=str(tiny_folder), scale="8", method=method), engine=engine)
+    (words,) = printed(capsys, given(model=str(tiny_folder), scale="8", method=method), engine=engine)
     override = json.loads(value(words, option))
     config = AutoConfig.from_pretrained(tiny_folder, **override)
     with tiny_model.rope.using(RopeScaling(method, 8)):
@@ -46,20 +53,20 @@ def test_a_config_with_the_override_gives_the_benchs_own_frequencies(
 
 
 def test_scale_one_and_a_checkpoint_with_its_own_scaling_need_no_override(tiny_folder, tmp_path, capsys):
-    (words,) = printed(capsys, Common(model=str(tiny_folder), scale="1"))
+    (words,) = printed(capsys, given(model=str(tiny_folder), scale="1"))
     assert words == ["vllm", "serve", str(tiny_folder), "--max-model-len", "128", "--port", "8000"]
     config = json.loads((tiny_folder / "config.json").read_text())
     config["rope_parameters"] |= {"rope_type": "linear", "factor": 4.0}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    (words,) = printed(capsys, Common(model=str(tmp_path)))
+    (words,) = printed(capsys, given(model=str(tmp_path)))
     assert "--hf-overrides" not in words
     assert value(words, "--max-model-len") == "512"
-    (words,) = printed(capsys, Common(model=str(tmp_path), scale="8"))
+    (words,) = printed(capsys, given(model=str(tmp_path), scale="8"))
     assert json.loads(value(words, "--hf-overrides"))["rope_parameters"]["factor"] == 8
 
 
 def test_a_window_beyond_the_scale_is_said_to_be_meant(tiny_folder, capsys):
-    common = Common(model=str(tiny_folder), scale="2", window="1k")
+    common = given(model=str(tiny_folder), scale="2", window="1k")
     (words,) = printed(capsys, common)
     assert words[:3] == ["VLLM_ALLOW_LONG_MAX_MODEL_LEN=1", "vllm", "serve"]
     (words,) = printed(capsys, common, engine="sglang")
@@ -67,7 +74,7 @@ def test_a_window_beyond_the_scale_is_said_to_be_meant(tiny_folder, capsys):
 
 
 def test_gpus_and_nodes_are_spelled_as_each_engine_wants_them(tiny_folder, capsys):
-    common = Common(model=str(tiny_folder), scale="2", dtype="bfloat16")
+    common = given(model=str(tiny_folder), scale="2", dtype="bfloat16")
     head, worker, serve = printed(capsys, common, tensor_parallel=8, pipeline_parallel=2, nodes=2)
     assert (head[:3], worker[:2]) == (["ray", "start", "--head"], ["ray", "start"])
     assert (value(serve, "--tensor-parallel-size"), value(serve, "--pipeline-parallel-size")) == ("8", "2")
@@ -80,16 +87,16 @@ def test_gpus_and_nodes_are_spelled_as_each_engine_wants_them(tiny_folder, capsy
     ("common", "message"),
     [
         (Common(), "needs --model"),
-        (Common(model="http://host/v1"), "is served already"),
-        (Common(model="x.gguf"), "e2bench export --model x.gguf"),
-        (Common(model="/nowhere/at/all"), "no folder or file /nowhere/at/all"),
-        (Common(model="TINY", scale="2,4"), "give one number"),
-        (Common(model="TINY", scale="per-input"), "is several scales"),
-        (Common(model="TINY", scale="4", method="ntk"), "linear, yarn or none"),
+        (given(model="http://host/v1"), "is served already"),
+        (given(model="x.gguf"), "e2bench export --model x.gguf"),
+        (given(model="/nowhere/at/all"), "no folder or file /nowhere/at/all"),
+        (given(model="TINY", scale="2,4"), "give one number"),
+        (given(model="TINY", scale="per-input"), "is several scales"),
+        (given(model="TINY", scale="4", method="ntk"), "linear, yarn or none"),
     ],
 )
 def test_what_no_server_can_do_is_one_line(tiny_folder, common, message):
     if common.model == "TINY":
-        common = Common(model=str(tiny_folder), scale=common.scale, method=common.method)
+        common = common.replaced(model=str(tiny_folder))
     with pytest.raises(E2BenchError, match=message):
         run(common, **OWN)

@@ -8,17 +8,28 @@ import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import httpx
 import pytest
 from conftest import byte_tokenizer
 
-from e2bench.endpoint import Endpoint
 from e2bench.errors import E2BenchError, ModelError, RunFailed
-from e2bench.model import Model, Prompt
-from e2bench.options import Common
-from e2bench.server import ServedModel
-from e2bench.session import load_model
+from e2bench.experiments.loading import load_model
+from e2bench.experiments.longbench import LongBench
+from e2bench.experiments.options import Common
+from e2bench.experiments.passkey import PassKey
+from e2bench.experiments.run import run_experiment
+from e2bench.models.endpoint import Endpoint
+from e2bench.models.local import Model
+from e2bench.models.protocols import Prompt
+from e2bench.models.served import ServedModel
+
+
+def given(**values: Any) -> Common:
+    """Shared settings of texts, as the command line gives them."""
+    return Common.read(values)
+
 
 NAME = "tiny"
 
@@ -331,9 +342,9 @@ def test_an_address_that_is_none_is_one_line():
 
 def test_a_served_model_is_refused_where_losses_are_needed(server, tiny_folder):
     with pytest.raises(E2BenchError, match="served models are for longbench and passkey"):
-        load_model(Common(model=server.url, tokenizer=str(tiny_folder)))
+        load_model(given(model=server.url, tokenizer=str(tiny_folder)))
     with pytest.raises(E2BenchError, match="needs --tokenizer"):
-        load_model(Common(model=server.url), served=True)
+        load_model(given(model=server.url), needs="Generator")
 
 
 # a real server
@@ -373,8 +384,8 @@ def whole(text):
 
 
 def test_greedy_answers_of_a_real_server_are_those_of_the_local_model(real_server, tiny_folder, tiny_model: Model):
-    common = Common(model=real_server, served_model_name=str(tiny_folder), tokenizer=str(tiny_folder), concurrency=3)
-    served = load_model(common, served=True)
+    common = given(model=real_server, served_model_name=str(tiny_folder), tokenizer=str(tiny_folder), concurrency=3)
+    served = load_model(common, needs="Generator")
     assert served.native_window == tiny_model.native_window == 128
     texts = ["The pass key is", "The grass is green. The sky", "def add(first, second):\n", "小明把地图放在哪里？"] * 2
     prompts = [Prompt(tiny_model.encode(text), 8 + at, text=text) for at, text in enumerate(texts)]
@@ -385,17 +396,14 @@ def test_greedy_answers_of_a_real_server_are_those_of_the_local_model(real_serve
 
 
 def test_longbench_on_a_real_server_gives_the_predictions_of_a_local_run(real_server, tiny_folder, tmp_path):
-    from e2bench.commands import longbench
-
     row = {"input": "Question: Where is it?\nType:", "context": "Question: Who?\nType: Person\n" * 40, "length": 99}
     lines = [{**row, "answers": ["Place"], "all_classes": ["Person", "Place"], "_id": str(i)} for i in range(3)]
     lines[1]["context"] += "Question: When?\nType: Date\n"
     (tmp_path / "trec.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    own = {"tasks": "trec", "data": tmp_path, "limit": None, "input_limit": None, "truncation": "official"}
-    own |= {"chat_template": "none", "prompts": None, "no_context": False, "early_stop": True}
+    own = LongBench.read({"tasks": "trec", "data": tmp_path, "chat_template": "none"})
     at = {"tokenizer": str(tiny_folder), "served_model_name": str(tiny_folder), "model": real_server}
-    longbench.run(Common(**at, window="120", out=tmp_path / "served"), **own)
-    longbench.run(Common(model=str(tiny_folder), scale="1", window="120", out=tmp_path / "local"), **own)
+    run_experiment(own, given(**at, window="120", out=tmp_path / "served"))
+    run_experiment(own, given(model=str(tiny_folder), scale="1", window="120", out=tmp_path / "local"))
 
     def predictions(folder):
         rows = [json.loads(line) for line in (tmp_path / folder / "trec.jsonl").read_text().splitlines()]
@@ -408,12 +416,10 @@ def test_longbench_on_a_real_server_gives_the_predictions_of_a_local_run(real_se
 
 
 def test_passkey_on_a_real_server_gives_the_answers_of_a_local_run(real_server, tiny_folder, tmp_path):
-    from e2bench.commands import passkey
-
-    own = {"lengths": "320", "depths": 2, "trials": 1, "early_stop": False}
+    own = PassKey.read({"lengths": "320", "depths": 2, "trials": 1, "early_stop": False})
     at = {"tokenizer": str(tiny_folder), "served_model_name": str(tiny_folder), "model": real_server}
-    passkey.run(Common(**at, out=tmp_path / "served"), **own)
-    passkey.run(Common(model=str(tiny_folder), scale="1", out=tmp_path / "local"), **own)
+    run_experiment(own, given(**at, out=tmp_path / "served"))
+    run_experiment(own, given(model=str(tiny_folder), scale="1", out=tmp_path / "local"))
     served, local = (
         [json.loads(line) for line in (tmp_path / run / "passkey.jsonl").read_text().splitlines()]
         for run in ("served", "local")

@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from e2bench.chat import chat_wrapper
-from e2bench.loading import ModelSpec
-from e2bench.model import Model, Prompt
-from e2bench.rope import RopeScaling
-from e2bench.task import read_examples, render, templates
+from e2bench.models.loading import ModelSpec
+from e2bench.models.local import Model
+from e2bench.models.protocols import Prompt
+from e2bench.prompts.chat import chat_wrapper
+from e2bench.prompts.task import read_examples, render, templates
+from e2bench.prompts.truncation import fit
+from e2bench.rope.methods import RopeScaling
 from e2bench.tasks.demo import write_longbench
 from e2bench.tasks.longbench import LONGBENCH
-from e2bench.truncation import fit
 
 pytestmark = pytest.mark.smollm2
 WINDOW, BUDGET = 160, 16

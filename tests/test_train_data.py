@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from e2bench.errors import DataError, E2BenchError, UnknownName
 from e2bench.train.data import IGNORED, PackedRows, Piece, Source, _mixture, _pack_gapless, _pack_whole, data_hashes
 from e2bench.train.layouts import sharegpt_segments, summary_segments
-from e2bench.train.tokenizer import train_tokenizer
+from e2bench.train.miniature.tokenizer import train_tokenizer
 
 CONVERSATION = {
     "conversations": [

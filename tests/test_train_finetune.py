@@ -15,12 +15,12 @@ import slowed
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from e2bench.chat import VICUNA_TEMPLATE, chat_wrapper
-from e2bench.commands.train import run
+from e2bench.cli.train import run
 from e2bench.errors import E2BenchError, RunFolderError
+from e2bench.prompts.chat import VICUNA_TEMPLATE, chat_wrapper
 from e2bench.train.finetune import train
+from e2bench.train.miniature.tokenizer import train_tokenizer
 from e2bench.train.recipe import load_recipe
-from e2bench.train.tokenizer import train_tokenizer
 
 LORA = ["lora.rank=4", "lora.dropout=0.2"]
 

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from e2bench.commands.train import run
+from e2bench.cli.train import run
 from e2bench.errors import DataError, E2BenchError, UnknownName
 from e2bench.train.plan import make_plan, state_bytes
 from e2bench.train.recipe import RECIPES, build_recipe, load_recipe

@@ -6,7 +6,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaFor
 
 from e2bench.compat import activation_checkpointing_arguments, enable_activation_checkpointing
 from e2bench.errors import ModelError
-from e2bench.rope import SCALED_LAYERS, RopeScaling, RopeSwitch, rotary_modules
+from e2bench.rope.config import SCALED_LAYERS
+from e2bench.rope.methods import RopeScaling
+from e2bench.rope.switch import RopeSwitch, rotary_modules
 from e2bench.train.e2 import Draw, E2Settings, draw, positions
 from e2bench.train.finetune import E2Trainer
 from e2bench.train.rotary import E2Positions

@@ -11,14 +11,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from e2bench.data.stdlib import Document, docstrings, is_held_out, stdlib_documents
 from e2bench.errors import DataError, UnknownName
-from e2bench.train import reproduce
-from e2bench.train.corpus import Document, docstrings, is_held_out, stdlib_documents
-from e2bench.train.embed import embed_model
-from e2bench.train.initial import plant_induction
+from e2bench.train.miniature import reproduce
+from e2bench.train.miniature.embed import embed_model
+from e2bench.train.miniature.initial import plant_induction
+from e2bench.train.miniature.retrieval import (
+    key_values,
+    passkey,
+    passkeys,
+    repetition,
+    retrieval_sample,
+    write_retrieval,
+)
+from e2bench.train.miniature.tokenizer import train_tokenizer
 from e2bench.train.recipe import load_recipe
-from e2bench.train.retrieval import key_values, passkey, passkeys, repetition, retrieval_sample, write_retrieval
-from e2bench.train.tokenizer import train_tokenizer
 
 DIGITS = re.compile(r"\d+")
 

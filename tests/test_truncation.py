@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from e2bench.chat import ChatWrapper
 from e2bench.errors import E2BenchError, UnknownName
-from e2bench.model import Model
-from e2bench.truncation import fit, input_limit, truncate_middle
+from e2bench.models.local import Model
+from e2bench.prompts.chat import ChatWrapper
+from e2bench.prompts.truncation import fit, input_limit, truncate_middle
 
 FREE = 10**9
 TEXTS = st.text("ab 小明把。\n12é🎻", max_size=120)

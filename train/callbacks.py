@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from e2bench.records import disk_errors, write_atomic, write_json
+from e2bench.files import disk_errors, write_atomic, write_json
 
 CONFIG_NAME = "e2_config.json"
 LOG_NAME = "train.jsonl"

@@ -25,8 +25,8 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, Trai
 
 from e2bench.compat import activation_checkpointing_arguments
 from e2bench.errors import E2BenchError, RunFailed, RunFolderError, one_line
-from e2bench.records import disk_errors, make_folder
-from e2bench.rope import checkpoint_scaling, native_window
+from e2bench.files import disk_errors, make_folder
+from e2bench.rope.config import checkpoint_scaling, native_window
 from e2bench.train.callbacks import (
     CONFIG_NAME,
     CheckpointConfig,

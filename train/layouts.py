@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from e2bench.chat import VICUNA_SYSTEM
 from e2bench.errors import DataError
+from e2bench.prompts.chat import VICUNA_SYSTEM
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -9,11 +9,11 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from e2bench.chat import VICUNA_TEMPLATE
 from e2bench.compat import unpacked_gguf
 from e2bench.errors import E2BenchError, ModelError, one_line
-from e2bench.loading import check_hub_id
-from e2bench.train.initial import plant_induction
+from e2bench.models.loading import check_hub_id
+from e2bench.prompts.chat import VICUNA_TEMPLATE
+from e2bench.train.miniature.initial import plant_induction
 from e2bench.train.recipe import Recipe
 
 

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from e2bench.errors import DataError
-from e2bench.rope import native_window, text_config
+from e2bench.rope.config import native_window, text_config
 from e2bench.train.e2 import max_offset
 from e2bench.train.loading import add_lora, load_config
 from e2bench.train.recipe import Recipe

@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import IterableDataset
 from transformers import TrainerCallback
 
-from e2bench.records import make_folder, write_json
+from e2bench.files import make_folder, write_json
 from e2bench.train.loading import load_config
 from e2bench.train.plan import make_plan
 from e2bench.train.recipe import Recipe

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from e2bench.errors import ModelError
-from e2bench.rope import SCALED_LAYERS, rotary_modules
+from e2bench.rope.config import SCALED_LAYERS
+from e2bench.rope.switch import rotary_modules
 from e2bench.train.e2 import Draw
 
 
@@ -63,7 +64,7 @@ class E2Positions:
 
 
 def _is_scaled(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether this call makes the angles of layers that a scale applies to (`e2bench.rope` scales the same ones)."""
+    """Whether this call makes the angles of layers that a scale applies to (the same as in `e2bench.rope.switch`)."""
     kinds = module.rope_type
     if not isinstance(kinds, dict) or SCALED_LAYERS not in kinds:
         return True

@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from e2bench.records import read_json, write_json
+from e2bench.files import read_json, write_json
 
 INDEX = "model.safetensors.index.json"
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from e2bench.errors import E2BenchError
-from e2bench.records import names_of
+from e2bench.experiments.base import EXPERIMENTS, Line, Sample, experiment
 from e2bench.reporting import labels
 from e2bench.reporting.runs import Results, Run, number, reason
-from e2bench.reporting.tables import longbench_rows
+from e2bench.runs.lines import names_of
 
-Line = dict[str, Any]
 # One list an example, in this order; run and task are indices into the names.
 _COUNTS = ("prompt_tokens", "kept_tokens", "new_tokens")
 FIELDS = ("run", "task", "id", "score", "finish", *_COUNTS, "prediction", "references", "head", "tail")
@@ -37,7 +36,7 @@ class Examples:
 def collect(found: Results, page_chars: int = PAGE_CHARS) -> Examples:
     """Every stored example of every run, shortened and thinned where a page could not hold them all."""
     gathered = Examples()
-    runs = [run for experiment in _READERS for run in found.of(experiment)]
+    runs = [run for name in EXPERIMENTS if experiment(name).shows_samples for run in found.of(name)]
     gathered.runs = labels.told_apart(runs, [labels.row(run) for run in runs])
     tasks: dict[str, int] = {}
     for at, run in enumerate(runs):
@@ -54,7 +53,7 @@ def _lines(run: Run, found: Results) -> list[tuple[str, list[list[Any]]]]:
     drawn = []
     for name in names_of(run.folder):
         try:
-            examples = _READERS[run.experiment](run, name)
+            examples = _examples(run, name)
         except (E2BenchError, KeyError, TypeError, ValueError, OSError) as error:
             why = reason(error, run.folder)
             found.warnings.append(f"{run.name}/{name}.jsonl: its examples are not shown ({why})")
@@ -66,65 +65,19 @@ def _lines(run: Run, found: Results) -> list[tuple[str, list[list[Any]]]]:
     return drawn
 
 
-def _longbench(run: Run, name: str) -> list[list[Any]]:
-    task = {row.name: row for row in longbench_rows()}.get(name.removesuffix("_e"))  # LongBench-E scores alike
-    if task is None:
-        raise ValueError(f"{name} is no task of LongBench")
-    return [
-        _example(line, line.get("_id", at), _score(task, line), line["pred"], line["answers"])
-        for at, line in enumerate(run.lines(name), 1)
-    ]
+def _examples(run: Run, name: str) -> list[list[Any]]:
+    samples = run.about.samples(run.folder, name, run.lines(name), strict=False)
+    return [_example(line, sample) for line, sample in samples]
 
 
-def _score(task: Any, line: Line) -> float | None:
-    """0-100; None for a failed line, and for one whose references the metric cannot read."""
-    from e2bench.metrics import score_row
-
-    if line.get("finish") == "error":
-        return None
-    classes, first_line_only = line.get("all_classes"), task.first_line_only
-    try:
-        share = score_row(
-            task.metric, line["pred"], line["answers"], all_classes=classes, first_line_only=first_line_only
-        )
-    except E2BenchError:
-        return None
-    return 100 * share
-
-
-def _short(run: Run, name: str) -> list[list[Any]]:
-    lines = run.lines(name)
-    return [_example(line, line["_id"], 100 * line["correct"], line["prediction"], line["gold"]) for line in lines]
-
-
-def _passkey(run: Run, name: str) -> list[list[Any]]:
-    return [_cell(line, line["key"]) for line in run.lines(name)]
-
-
-def _attention(run: Run, name: str) -> list[list[Any]]:
-    return [_cell(line, line["answer"]) for line in run.lines(name)]
-
-
-def _cell(line: Line, answer: object) -> list[Any]:
-    where = f"{line['length']} tokens, depth {line.get('depth'):.2g}, trial {line.get('trial')}"
-    line = {"prompt_tokens": line.get("tokens"), "kept_tokens": line.get("tokens"), **line}
-    return _example(line, where, 100 * bool(line["success"]), line["pred"], answer)
-
-
-_READERS: dict[str, Callable[[Run, str], list[list[Any]]]] = {
-    "longbench": _longbench,
-    "short": _short,
-    "passkey": _passkey,
-    "attention": _attention,
-}
-
-
-def _example(line: Line, name: object, score: float | None, prediction: object, references: object) -> list[Any]:
+def _example(line: Line, sample: Sample) -> list[Any]:
     """The values of FIELDS after run and task. A reference may be one text, a number, or a list of them."""
-    several = references if isinstance(references, list) else [references]
+    several = sample.reference if isinstance(sample.reference, list) else [sample.reference]
+    line = {"prompt_tokens": line.get("tokens"), "kept_tokens": line.get("tokens"), **line}
     counts = [line.get(key) if number(line.get(key)) else None for key in _COUNTS]
-    texts = [str(prediction), [str(text) for text in several]]
-    return [str(name), score, line.get("finish"), *counts, *texts, line.get("head") or "", line.get("tail") or ""]
+    texts = [str(sample.prediction), [str(text) for text in several]]
+    ends = [line.get("head") or "", line.get("tail") or ""]
+    return [sample.label, sample.grade, line.get("finish"), *counts, *texts, *ends]
 
 
 def _fit(gathered: Examples, page_chars: int) -> None:

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from e2bench.provenance import data_label, shortfall
+from e2bench.experiments.provenance import data_label, shortfall
 from e2bench.reporting.runs import Run, number
+from e2bench.rope.methods import ROWS
 
-_METHODS = {"none": "None", "linear": "PI", "ntk": "NTK", "dynamic": "Dynamic NTK", "yarn": "YaRN"}
-_METHODS |= {"longrope": "LongRoPE", "checkpoint": "the checkpoint's own"}
+_METHODS = {row.name: row.label for row in ROWS}
 _TUNINGS = {"none": "plain training", "pi": "PI (tuned)", "pose": "PoSE"}
 # Settings that say where a run lies or how fast it went, not what it measured.
 _NOT_A_DIFFERENCE = {"out", "resume", "fresh", "model", "device", "device_map", "concurrency", "dry_run"}
@@ -66,7 +66,7 @@ def method(run: Run, cell_method: str | None = None) -> str:
 
 
 def _scales(run: Run) -> list[Any]:
-    if run.experiment in ("ppl", "passkey", "attention"):
+    if run.about.cells:
         return [cell.get("scale", 1) for cell in run.cells]
     return [run.part("rope").get("factor", 1)]
 

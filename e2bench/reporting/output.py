@@ -6,8 +6,9 @@ from pathlib import Path
 
 from e2bench import __version__
 from e2bench.errors import DataError
-from e2bench.records import now, write_atomic, write_json
+from e2bench.files import write_atomic, write_json
 from e2bench.reporting.runs import MARKER, report_files
+from e2bench.runs.manifest import now
 
 
 class Output:

@@ -20,11 +20,11 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 from e2bench import __version__
-from e2bench.records import now
 from e2bench.reporting import examples, labels
 from e2bench.reporting.figures import Figure
 from e2bench.reporting.runs import Results, Run, number
 from e2bench.reporting.table import Column, Table
+from e2bench.runs.manifest import now
 
 
 def render(found: Results, tables: Sequence[Table], details: Sequence[Table], figures: Sequence[Figure]) -> str:
@@ -84,7 +84,7 @@ def _data_url(png: bytes) -> str:
 
 def _run(run: Run) -> dict[str, Any]:
     window = run.part("resolved").get("window")
-    scales = sorted({cell.get("scale", 1) for cell in run.cells}) if run.experiment in _WITH_CELLS else []
+    scales = sorted({cell.get("scale", 1) for cell in run.cells}) if run.about.cells else []
     return {
         "name": run.name,
         "experiment": run.experiment,
@@ -101,9 +101,6 @@ def _run(run: Run) -> dict[str, Any]:
         "complete": run.complete,
         "record": json.dumps(_record(run), ensure_ascii=False, indent=1),
     }
-
-
-_WITH_CELLS = ("ppl", "passkey", "attention")
 
 
 def _minutes(run: Run) -> str:

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from e2bench.errors import DataError, E2BenchError, one_line
-from e2bench.records import RUN, SCORES, read_json, stored_rows
+from e2bench.experiments.base import EXPERIMENTS, Experiment, experiment
+from e2bench.experiments.stored import score_folder
+from e2bench.files import read_json
+from e2bench.runs.lines import RUN, SCORES, stored_rows
 
-EXPERIMENTS = ("longbench", "ppl", "passkey", "attention", "short")
 MARKER = "report.json"
 PREDICTION_FIELDS = {"pred", "answers", "all_classes", "length"}  # a line of LongBench's own prediction files
 E2_CONFIG, PROFILE = "e2_config.json", "profile.json"
@@ -56,6 +58,11 @@ class Run:
         """The model's e2_config.json where `e2bench train` made it."""
         value = self.part("model").get("e2")
         return value if isinstance(value, dict) else None
+
+    @property
+    def about(self) -> type[Experiment]:
+        """The experiment's class: how its scores and lines are read."""
+        return experiment(self.experiment)
 
     @property
     def complete(self) -> bool:
@@ -147,10 +154,10 @@ def _attempt(found: Results, reader: Callable[[Results, Path, str], None], folde
 
 def _read_run(found: Results, folder: Path, name: str) -> None:
     manifest = read_json(folder / RUN)
-    experiment = manifest.get("experiment")
-    if experiment not in EXPERIMENTS:
-        raise DataError(f"{RUN} has experiment {experiment!r}, not one of {', '.join(EXPERIMENTS)}")
-    _add(found, Run(folder, name or folder.resolve().name, experiment, manifest, _scores(folder)))
+    named = manifest.get("experiment")
+    if named not in EXPERIMENTS:
+        raise DataError(f"{RUN} has experiment {named!r}, not one of {', '.join(EXPERIMENTS)}")
+    _add(found, Run(folder, name or folder.resolve().name, named, manifest, _scores(folder)))
 
 
 def _read_longbench_layout(found: Results, folder: Path, name: str) -> None:
@@ -161,8 +168,6 @@ def _scores(folder: Path) -> dict[str, Any]:
     """scores.json, or the same from the lines of a run that was interrupted before it was written."""
     if (folder / SCORES).exists():
         return read_json(folder / SCORES)
-    from e2bench.scoring import score_folder  # imports jieba: only where it is needed
-
     return score_folder(folder)
 
 
@@ -189,7 +194,7 @@ def _read_e2(found: Results, folder: Path, name: str) -> None:
 
 
 def _check_scores(run: Run) -> None:
-    if run.experiment in ("longbench", "short"):
+    if not run.about.cells:
         tasks = run.scores.get("tasks")
         if not isinstance(tasks, dict) or not all(value is None or number(value) for value in tasks.values()):
             raise DataError("scores.json has no `tasks` of numbers; score the run again: e2bench score")
@@ -203,11 +208,7 @@ def checked_cells(run: Run) -> list[dict[str, Any]]:
     Raises:
         DataError: the list is missing, or a cell lacks a number.
     """
-    key, needed = {
-        "ppl": ("cells", ("window", "scale", "perplexity")),
-        "passkey": ("lengths", ("length", "accuracy")),
-        "attention": ("lengths", ("length",)),
-    }[run.experiment]
+    key, needed = run.about.cells, run.about.cell_needs
     cells = run.scores.get(key)
     if not isinstance(cells, list) or not all(isinstance(cell, dict) for cell in cells):
         raise DataError(f"scores.json has no list `{key}`")

@@ -25,10 +25,10 @@ from slowed import slow_down
 
 PRELOAD = (
     "e2bench.cli",
-    "e2bench.model",
-    "e2bench.loading",
-    "e2bench.commands.longbench",
-    "e2bench.commands.ppl",
+    "e2bench.models.local",
+    "e2bench.models.loading",
+    "e2bench.experiments.longbench",
+    "e2bench.experiments.perplexity",
     "e2bench.train.finetune",
     "transformers.models.llama.modeling_llama",
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from fault_runs import Tally, counts, kill_at_random, measured_s, snapshot, whole_lines
 
-from e2bench.loading import embedded_model
+from e2bench.models.loading import embedded_model
 from e2bench.tasks.demo import write_longbench
 
 KILLS = [counts() or 10, pytest.param(100, marks=pytest.mark.slow)]

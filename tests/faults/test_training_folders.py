@@ -11,7 +11,7 @@ import pytest
 from fault_runs import Ended, failed_clearly, finish, start
 from test_kills import RECIPE, trained
 
-from e2bench.loading import embedded_model
+from e2bench.models.loading import embedded_model
 
 
 @pytest.fixture(scope="module")

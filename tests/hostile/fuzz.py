@@ -20,12 +20,12 @@ with atheris.instrument_imports(include=["e2bench"]):
     import yaml
     from hostile_cases import case
 
-    from e2bench.corpus import read_documents
-    from e2bench.data import unpack
-    from e2bench.records import read_rows
-    from e2bench.scoring import score_folder
-    from e2bench.server import Answer
-    from e2bench.task import read_examples
+    from e2bench.data.corpus import read_documents
+    from e2bench.data.fetch import unpack
+    from e2bench.experiments.stored import score_folder
+    from e2bench.files import read_rows
+    from e2bench.models.served import Answer
+    from e2bench.prompts.task import read_examples
     from e2bench.tasks.longbench import BY_NAME
     from e2bench.train.recipe import load_recipe
 

@@ -11,8 +11,8 @@ import pytest
 from hostile_cases import MARKUP, bounded_memory, case, hostile, little_memory, mutated, texts
 from hypothesis import strategies as st
 
-from e2bench import data
-from e2bench.data import unpack
+from e2bench.data import fetch as data
+from e2bench.data.fetch import unpack
 from e2bench.errors import DataError
 
 __all__ = ["little_memory"]

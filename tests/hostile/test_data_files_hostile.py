@@ -11,12 +11,12 @@ import pytest
 from hostile_cases import bounded_memory, case, hostile, little_memory, mutated, objects, texts, values
 from hypothesis import strategies as st
 
-from e2bench import corpus
-from e2bench.chat import chat_wrapper
-from e2bench.corpus import read_documents
+from e2bench.data import corpus
+from e2bench.data.corpus import read_documents
 from e2bench.errors import DataError, E2BenchError
-from e2bench.loading import embedded_model
-from e2bench.task import read_examples, render, templates
+from e2bench.models.loading import embedded_model
+from e2bench.prompts.chat import chat_wrapper
+from e2bench.prompts.task import read_examples, render, templates
 from e2bench.tasks.longbench import BY_NAME
 
 __all__ = ["little_memory"]

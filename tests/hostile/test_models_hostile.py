@@ -14,8 +14,8 @@ from hostile_cases import bounded_memory, case, hostile, little_memory, mutated,
 from hypothesis import strategies as st
 
 from e2bench.errors import E2BenchError
-from e2bench.loading import ModelSpec, _source
-from e2bench.model import Model
+from e2bench.models.loading import ModelSpec, _source
+from e2bench.models.local import Model
 
 __all__ = ["little_memory"]
 

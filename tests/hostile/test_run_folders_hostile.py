@@ -14,12 +14,15 @@ from hostile_cases import bounded_memory, case, hostile, little_memory, mutated,
 from hypothesis import strategies as st
 from report_folders import attention_run, longbench_run, passkey_run, ppl_run, short_run
 
-from e2bench.comparison import compare
 from e2bench.errors import DataError
-from e2bench.records import RunFolder, manifest, merged, read_json, read_rows
+from e2bench.experiments.compare import compare
+from e2bench.experiments.stored import score_folder
+from e2bench.files import read_json, read_rows
 from e2bench.reporting import write_report
 from e2bench.reporting.runs import scan
-from e2bench.scoring import score_folder
+from e2bench.runs.folder import RunFolder
+from e2bench.runs.lines import merged
+from e2bench.runs.manifest import manifest
 
 __all__ = ["little_memory"]
 LINES: dict[str, dict[str, Any]] = {

@@ -14,12 +14,12 @@ import pytest
 from hostile_cases import bounded_memory, case, hostile, little_memory, mutated, numbers, objects, texts, values
 from hypothesis import strategies as st
 
-from e2bench import endpoint as endpoints
-from e2bench.endpoint import Endpoint
 from e2bench.errors import E2BenchError, ModelError
-from e2bench.loading import embedded_model
-from e2bench.model import Prompt
-from e2bench.server import ServedModel
+from e2bench.models import endpoint as endpoints
+from e2bench.models.endpoint import Endpoint
+from e2bench.models.loading import embedded_model
+from e2bench.models.protocols import Prompt
+from e2bench.models.served import ServedModel
 
 __all__ = ["little_memory"]
 COMPLETION = {"model": "tiny", "choices": [{"text": " one", "finish_reason": "stop"}], "usage": {"prompt_tokens": 3}}

@@ -13,8 +13,8 @@ import pytest
 from hostile_cases import CONTROL, MARKUP, case, hostile, little_memory, texts
 from hypothesis import strategies as st
 
-from e2bench.commands.compare import _show
-from e2bench.commands.score import show
+from e2bench.cli.compare import _show
+from e2bench.cli.score import show
 from e2bench.errors import one_line, printable
 from e2bench.reporting.examples import Examples, to_json
 from e2bench.reporting.table import Column, Table, to_csv, to_latex, to_markdown

@@ -1,0 +1,145 @@
+"""The command line: arguments to one call each. Heavy imports happen inside the commands, so that --help is quick."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from e2bench import __version__
+from e2bench.cli.options import command_of, with_common
+from e2bench.experiments.base import EXPERIMENTS, experiment
+from e2bench.experiments.options import Common
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Extend the window of a rotary-position language model, and measure what that gave. "
+    "Start with `e2bench quickstart`.",
+)
+Flag = typer.Option
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, Flag("--version", help="Print the version and stop.")] = False) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+for _name in EXPERIMENTS:
+    app.command(_name)(command_of(experiment(_name)))
+
+
+@app.command()
+def score(
+    folder: Annotated[Path, typer.Argument(help="A run's folder, or one of LongBench prediction files.")],
+    json: Annotated[bool, Flag("--json", help="Print JSON and write nothing.")] = False,
+    rouge_score: Annotated[
+        bool, Flag("--rouge-score", help="Google's rougeL beside the summaries' scores (slow).")
+    ] = False,
+) -> None:
+    """Score stored predictions; no model is loaded."""
+    from e2bench.cli.score import run
+
+    run(folder, as_json=json, rouge_score=rouge_score)
+
+
+@app.command()
+def report(
+    results: Annotated[Path, typer.Argument(help="A run, or a folder of runs.")],
+    out: Annotated[Path, Flag("--out", "-o", help="Folder of tables, figures and index.html.")] = Path("report"),
+) -> None:
+    """Every table and figure for which runs exist, and one HTML page."""
+    from e2bench.reporting import write_report
+
+    paths = write_report(results, out)
+    typer.echo(f"{len(paths)} files in {out}")
+    for path in paths:
+        if path.suffix in (".csv", ".png", ".html"):
+            typer.echo(f"  {path}")
+
+
+@app.command()
+@with_common
+def quickstart(common: Common) -> None:
+    """The whole bench in miniature on the embedded model, offline, ending in a report."""
+    from e2bench.cli.quickstart import run
+
+    run(common)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of one that comes with e2bench.")],
+    settings: Annotated[list[str] | None, typer.Argument(help="key=value: settings that replace the recipe's.")] = None,
+    out: Annotated[
+        Path | None, Flag("--out", "-o", help="Folder of checkpoints. Default: results/train/RECIPE.")
+    ] = None,
+    fresh: Annotated[bool, Flag("--fresh", help="Drop what an earlier run left in the folder.")] = False,
+    dry_run: Annotated[bool, Flag("--dry-run", help="Print the plan and stop.")] = False,
+    profile: Annotated[bool, Flag("--profile", help="Measure memory and time per step, PI against E².")] = False,
+) -> None:
+    """E² fine-tuning, its ablations and rivals."""
+    from e2bench.cli.train import run
+
+    run(recipe, settings or [], dry_run=dry_run, profile=profile, out=out, fresh=fresh)
+
+
+@app.command()
+def data(name: Annotated[str, typer.Argument(help="longbench or proof-pile.")]) -> None:
+    """Fetch a public data set into the cache, verified."""
+    from e2bench.data.fetch import fetch
+    from e2bench.tasks.corpora import find
+
+    typer.echo(fetch(find(name)))
+
+
+@app.command()
+@with_common
+def export(common: Common) -> None:
+    """A plain Hugging Face checkpoint with the scale in its config, for any server."""
+    from e2bench.cli.export import run
+
+    run(common)
+
+
+@app.command("serve-command")
+@with_common
+def serve_command(
+    common: Common,
+    *,
+    engine: Annotated[str, Flag(help="vllm or sglang.")] = "vllm",
+    tensor_parallel: Annotated[int, Flag(help="GPUs that share every layer.", min=1)] = 1,
+    pipeline_parallel: Annotated[int, Flag(help="Groups of GPUs that share the layers out.", min=1)] = 1,
+    nodes: Annotated[int, Flag(help="Machines.", min=1)] = 1,
+    port: Annotated[int, Flag(help="Of the server.", min=1, max=65535)] = 8000,
+) -> None:
+    """Print the vLLM or SGLang command that serves a model at a scale; nothing is loaded."""
+    arguments = dict(locals())
+    from e2bench.cli.serve_command import run
+
+    run(**arguments)
+
+
+@app.command()
+def models(json: Annotated[bool, Flag("--json", help="As JSON.")] = False) -> None:
+    """The presets: every system in the paper's tables, by name."""
+    from e2bench.cli.models import run
+
+    run(as_json=json)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders; each is compared with the first.")],
+    tasks: Annotated[str | None, Flag(help="Only these, separated by commas.")] = None,
+    json: Annotated[bool, Flag("--json", help="As JSON, with the texts of the largest changes.")] = False,
+) -> None:
+    """Paired difference per task between runs over the same samples."""
+    from e2bench.cli.compare import run
+
+    run(runs, tasks=tasks, as_json=json)

@@ -1,0 +1,64 @@
+"""`e2bench compare`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from e2bench.errors import E2BenchError, printable
+from e2bench.experiments.compare import compare
+
+SHOWN_CHARS = 40
+NUMBERS = ("first", "second", "difference", "95 % interval")  # a narrow terminal folds other columns
+
+
+def run(runs: list[Path], *, tasks: str | None, as_json: bool) -> None:
+    """Compare every further run with the first."""
+    if len(runs) < 2:
+        raise E2BenchError(f"compare takes at least two runs, {len(runs)} was given")
+    chosen = [name.strip() for name in tasks.split(",") if name.strip()] if tasks else None
+    results = [compare(runs[0], other, tasks=chosen) for other in runs[1:]]
+    if as_json:
+        print(json.dumps(results if len(results) > 1 else results[0], ensure_ascii=False))
+        return
+    for result in results:
+        _show(result)
+
+
+def _show(result: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console()
+    title = f"{result['second']} less {result['first']}, {result['unit']}"
+    table = Table(title=escape(printable(title)), title_justify="left")
+    columns = ("task", "n", "first", "second", "difference", "95 % interval", "better / worse")
+    for at, column in enumerate(columns):
+        table.add_column(column, justify="right" if at else "left", overflow="fold", no_wrap=column in NUMBERS)
+    for name, row in result["tasks"].items():
+        bounds = row["interval"]
+        clear = bounds is not None and (bounds[0] > 0 or bounds[1] < 0)
+        table.add_row(
+            escape(printable(name)),
+            str(row["samples"]),
+            *(f"{row[key]:.2f}" for key in ("first", "second")),
+            f"{row['difference']:+.2f}{' *' if clear else ''}",
+            f"{bounds[0]:+.2f} – {bounds[1]:+.2f}" if bounds else "",
+            f"{row['better']} / {row['worse']}",
+        )
+    console.print(table)
+    console.print("* the interval does not hold 0. better / worse: samples with more, with less", style="dim")
+    if not result["largest"]:
+        console.print("no sample changed")
+        return
+    largest = Table(title="largest changes", title_justify="left")
+    for column in ("task", "sample", "first", "second", "reference", "prediction before", "after"):
+        largest.add_column(column, overflow="fold")
+    for change in result["largest"]:
+        texts = (change["id"], change["reference"], *change["predictions"])
+        sample, reference, before, after = (escape(printable(" ".join(text.split())[:SHOWN_CHARS])) for text in texts)
+        numbers = (f"{change['first']:.2f}", f"{change['second']:.2f}")
+        largest.add_row(escape(printable(change["task"])), sample, *numbers, reference, before, after)
+    console.print(largest)

@@ -1,0 +1,72 @@
+"""Settings as typer's options: one parameter a field, the experiments' commands whole."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import Annotated, Any, get_args
+
+import typer
+
+from e2bench.experiments.base import Experiment
+from e2bench.experiments.options import Common
+from e2bench.settings import Setting, Settings
+
+
+def parameters(settings: type[Settings]) -> list[inspect.Parameter]:
+    """A keyword parameter for every setting, annotated with its option; text where the setting is parsed from text."""
+    return [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=about.text,
+            annotation=Annotated[
+                _type(about, hint), typer.Option(*about.flags, help=about.help, rich_help_panel=about.panel)
+            ],
+        )
+        for name, (_, about, hint) in settings.named().items()
+    ]
+
+
+def _type(about: Setting, hint: Any) -> Any:
+    if about.parse is None:
+        return hint
+    return str if about.text is not None else str | None
+
+
+def with_settings(command: Callable[..., None], classes: Iterable[type[Settings]]) -> Callable[..., None]:
+    """The command `command(*instances of the classes, **its own options)`; typer reads the options' signature."""
+    classes = list(classes)
+    taken = {name for settings in classes for name in settings.named()}
+    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if get_args(p.annotation)]
+    every = [*own, *(p for settings in classes for p in parameters(settings))]
+
+    @wraps(command)
+    def wrapper(**values: Any) -> None:
+        defaults = {p.name: p.default for p in every}
+        given = {name: value for name, value in values.items() if name in taken and value != defaults[name]}
+        made = [settings.read({n: v for n, v in given.items() if n in settings.named()}) for settings in classes]
+        command(*made, **{name: value for name, value in values.items() if name not in taken})
+
+    wrapper.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {p.name: p.annotation for p in every}
+    return wrapper
+
+
+def command_of(experiment: type[Experiment]) -> Callable[..., None]:
+    """The command that runs an experiment and prints its scores."""
+
+    def run(settings: Experiment, common: Common) -> None:
+        from e2bench.cli.score import show_run
+        from e2bench.experiments.run import run_experiment
+
+        show_run(run_experiment(settings, common))
+
+    run.__doc__ = experiment.about
+    return with_settings(run, [experiment, Common])
+
+
+def with_common(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command `(common, *, own options)` the shared options."""
+    return with_settings(command, [Common])

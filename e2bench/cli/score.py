@@ -1,0 +1,71 @@
+"""`e2bench score`, and the table that every scored run ends with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from e2bench.errors import DataError, printable
+from e2bench.experiments.provenance import data_label, shortfall
+from e2bench.experiments.stored import experiment_of, score_folder, write_scores
+from e2bench.files import read_json
+from e2bench.runs.lines import RUN, SCORES
+from e2bench.scoring.averages import SCHEMES
+
+
+def run(folder: Path, *, as_json: bool, rouge_score: bool) -> None:
+    """Score a folder; print JSON and write nothing, or write scores.json and print a table."""
+    _refuse_several(folder)
+    scores = score_folder(folder, **({"rouge_score": True} if rouge_score else {}))
+    if as_json:
+        print(json.dumps({"tasks": scores.get("tasks", {}), "averages": scores.get("averages", {})}))
+        return
+    write_scores(folder, scores)
+    show(folder, scores)
+
+
+def _refuse_several(folder: Path) -> None:
+    runs = sorted(path.parent.name for path in folder.glob(f"*/{RUN}"))
+    if runs and not any(folder.glob("*.jsonl")):
+        raise DataError(f"{folder} holds runs and is none: score one of {', '.join(runs[:6])}, or `e2bench report` all")
+
+
+def show_run(folder: Path | None) -> None:
+    """Print the scores of a run that has just ended; None: it was another process's, or a dry run."""
+    if folder:
+        show(folder, read_json(folder / SCORES))
+
+
+def show(folder: Path, scores: dict[str, Any]) -> None:
+    """Print scores as a table on stdout."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(soft_wrap=False)
+    table = Table(title=escape(printable(str(folder))), title_justify="left")
+    columns, rows = experiment_of(folder).table(scores)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right")
+    for row in rows:
+        table.add_row(*(escape(printable(cell)) for cell in row))
+    console.print(table)
+    for scheme in SCHEMES:
+        if scheme in scores.get("averages", {}):
+            values = scores["averages"][scheme]
+            shown = "  ".join(f"{k} {'-' if v is None else format(v, '.2f')}" for k, v in values.items())
+            console.print(f"{scheme:>10}: {shown}", highlight=False)
+    if "Avg." in scores.get("averages", {}):  # of the short benchmarks
+        average = scores["averages"]["Avg."]
+        console.print("Avg. needs every task of Table 7" if average is None else f"Avg. {average:.2f}", highlight=False)
+    incomplete = scores.get("averages") and any(
+        None in v.values() for v in scores["averages"].values() if isinstance(v, dict)
+    )
+    if incomplete:
+        console.print("An average is shown only when every one of its tasks has a score.", style="dim")
+    run = read_json(folder / RUN) if (folder / RUN).exists() else {}
+    console.print(escape(printable(f"data: {data_label(run, scores)}")), highlight=False)
+    if scores.get("averages") and (short := shortfall(run, scores)):
+        console.print(f"averages over {short}: not to be read beside published ones.", highlight=False)
+    console.print(escape(printable(f"written: {folder / 'scores.json'}")), highlight=False, style="dim")

@@ -1,0 +1,53 @@
+"""`e2bench train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from e2bench.experiments.loading import quiet_bars
+from e2bench.extras import require
+
+
+def run(
+    recipe: str,
+    overrides: list[str],
+    *,
+    dry_run: bool = False,
+    profile: bool = False,
+    out: Path | None = None,
+    fresh: bool = False,
+) -> None:
+    """Plan, profile or run a training. recipe: the path of a YAML file or the name of a packaged recipe.
+
+    Raises KeyboardInterrupt after a run that a signal ended: its last step is saved, the same command goes on from
+    there.
+    """
+    require("accelerate", "train", "training")
+    quiet_bars()
+    from rich.console import Console
+    from rich.table import Table
+
+    from e2bench.train.finetune import processes_started, train
+    from e2bench.train.loading import check_sources
+    from e2bench.train.plan import make_plan
+    from e2bench.train.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides)
+    folder = out or Path("results") / "train" / loaded.name
+    console = Console()
+    check_sources(loaded, weights=not dry_run, data=not (dry_run or profile))
+    table = Table("plan", loaded.name, box=None)
+    for row in make_plan(loaded, processes_started()).rows():
+        table.add_row(*row)
+    console.print(table)
+    if dry_run:
+        return
+    if profile:
+        from e2bench.train.profiling import write_profile
+
+        console.print(write_profile(loaded, folder))
+    elif train(loaded, folder, fresh=fresh):
+        console.print(f"trained: {folder}")
+    else:
+        console.print(f"stopped and saved in {folder}; the same command goes on from there")
+        raise KeyboardInterrupt

@@ -1,0 +1,1 @@
+"""Data: fetch and verify public sets, read documents."""

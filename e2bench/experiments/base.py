@@ -1,0 +1,220 @@
+"""What an experiment is, and the list of those that there are. Imports no torch.
+
+An experiment is one class in one file: its settings (fields), the work it plans over a model (`plan`), how its lines
+add up (`summarise`), and how they are shown and compared (the class attributes and `samples`). Everything else is
+derived from it: the command and its options, Python keywords, YAML keys, docs/reference, run.json, resume, `score`,
+`compare`, the report's list of runs and its sample browser.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from e2bench.errors import E2BenchError, UnknownName
+from e2bench.rope.windows import PER_INPUT, short_length
+from e2bench.settings import SETTING, Settings
+
+if TYPE_CHECKING:
+    from e2bench.data.source import DataSource
+    from e2bench.experiments.options import Common
+    from e2bench.models.protocols import Generator
+    from e2bench.rope.methods import RopeScaling
+    from e2bench.rope.windows import ScaleRule
+    from e2bench.runs.runner import Item, Measure, Row
+
+Line = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The work of one run over a loaded model, and what run.json says of it.
+
+    items, measure, batch_size, note: see `runs.runner.run`.
+    resolved: settings as they came out; what is not in `Experiment.chooses` must be the same to resume.
+    scaling, length: what stands in force when run.json is written; None: no single one.
+    rope: method and factor, as run.json shows them.    data: file or document: hash.    source: where the data is from.
+    window: of the run in tokens, where it has one; part of the default folder's name.
+    facts: further entries of run.json.    keep: what must live as long as the plan.
+    """
+
+    items: Sequence[Item]
+    measure: Measure
+    batch_size: Callable[[Item], int]
+    resolved: dict[str, Any]
+    rope: dict[str, Any]
+    source: DataSource
+    data: Mapping[str, str] = field(default_factory=dict)
+    scaling: RopeScaling | None = None
+    length: int | None = None
+    window: int | None = None
+    note: Callable[[Row], str] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    keep: Any = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One line as `compare` pairs it and the page shows it.
+
+    task: what is paired within: a task's name, or a length.    id: the same in every run of the same samples.
+    score: in the experiment's unit before `factor`; None for a failed line.    reference: a text, a number or a list.
+    label: the line's name on the page.    grade: 0 to 100 for the page; None where it cannot be graded alone.
+    """
+
+    task: str
+    id: str
+    score: float | None
+    reference: Any
+    prediction: str
+    label: str = ""
+    grade: float | None = None
+
+
+@dataclass(frozen=True)
+class Experiment(Settings):
+    """Base of all experiments; a subclass is a frozen dataclass of the settings that belong to it alone.
+
+    name: of the command, in run.json and in default folders.    about: one sentence for `--help`.
+    needs: what the model must be: `Generator`, `Scorer` or `AttentionSource`, as text.
+    several_scales, per_input: whether `--scale` may be a list, or `per-input`.
+    agree: entries of `resolved` of which several calls may name different parts: True if parts that both name must
+        agree (a task's version), False if every line says by its `sample` or id what it was made from.
+    advice: what to do where a setting of that name differs from the folder's.
+    unit, factor: of scores in `compare`.    benchmark: the public data set's name; empty where there is none.
+    demo_text: what the demo data is.    amount: the field of a cell that says how much was measured.
+    cells: the list in scores.json with one entry a length; empty where scores are by task.    cell_needs: numbers that
+        every entry must have.    columns: field of an entry: heading, of the table in the terminal.
+    shows_samples: whether the page shows single lines.
+    """
+
+    name: ClassVar[str]
+    about: ClassVar[str]
+    needs: ClassVar[str] = "Generator"
+    several_scales: ClassVar[bool] = False
+    per_input: ClassVar[bool] = True
+    agree: ClassVar[Mapping[str, bool]] = {}
+    advice: ClassVar[Mapping[str, str]] = {}
+    unit: ClassVar[str] = "points"
+    factor: ClassVar[float] = 100
+    benchmark: ClassVar[str] = ""
+    demo_text: ClassVar[str] = "made-up"
+    amount: ClassVar[str] = "samples"
+    cells: ClassVar[str] = ""
+    cell_needs: ClassVar[tuple[str, ...]] = ()
+    columns: ClassVar[Mapping[str, str]] = {}
+    shows_samples: ClassVar[bool] = True
+
+    @classmethod
+    def title(cls) -> str:
+        """The experiment's name."""
+        return cls.name
+
+    # running
+
+    def check(self, common: Common) -> None:
+        """Refuse shared settings that this experiment cannot take, before anything is loaded."""
+        scale = common.scale
+        if scale is not None and len(scale.values) > 1 and not self.several_scales:
+            raise E2BenchError(
+                f"scale '{scale}' is a list, which {self.name} does not take; give one number"
+                + (", auto or per-input" if self.per_input else " or auto")
+            )
+        if scale is not None and scale.kind == PER_INPUT and not self.per_input:
+            raise E2BenchError(
+                f"--scale {PER_INPUT} is several scales; a {self.name} run has one: give a number or auto"
+            )
+
+    def inputs(self, common: Common) -> Any:
+        """Data and settings checked against each other, before the model is loaded; handed to `plan`."""
+
+    def rule(self, model: Generator, common: Common) -> ScaleRule:
+        """How this run chooses g."""
+        return model.rule(common.scale, common.method)
+
+    def plan(self, model: Any, rule: ScaleRule, common: Common, inputs: Any) -> Plan | None:
+        """The work and what run.json says of it; None where nothing is to be measured (a dry run)."""
+        raise NotImplementedError
+
+    def chooses(self) -> dict[str, bool]:
+        """Entries of `resolved` that only choose which lines there are, as `RunFolder` takes them."""
+        lines = {f.metadata[SETTING].lines: False for f, _, _ in self.named().values()}
+        return {**{name: way for name, way in lines.items() if name is not None}, **self.agree}
+
+    def folder_name(self, model: str, rule: ScaleRule, plan: Plan) -> str:
+        """The default folder's name below results/: one a setting that decides lines, as far as it can be seen."""
+        return default_folder(self.name, model, rule, plan.window)
+
+    # stored lines
+
+    @classmethod
+    def summarise(cls, folder: Path, **options: Any) -> dict[str, Any]:
+        """The contents of scores.json for a run's folder."""
+        raise NotImplementedError
+
+    @classmethod
+    def samples(cls, folder: Path, name: str, lines: Sequence[Line], *, strict: bool) -> Iterator[tuple[Line, Sample]]:
+        """Each line of NAME.jsonl with what `compare` and the page make of it.
+
+        strict: raise for a line that cannot be scored; else its score and grade are None.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def table(cls, scores: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+        """(headings, rows) of scores.json for the terminal."""
+        return shown(cls.columns, scores[cls.cells])
+
+
+def default_folder(experiment: str, model: str, rule: ScaleRule, window: int | None = None) -> str:
+    """EXPERIMENT-MODEL-SCALE, with the method and the window where they are not what the scale says."""
+    import re
+
+    from e2bench.rope.windows import short_number
+
+    name = re.sub(r"[^\w.-]+", "-", model)
+    scale = "s" + "-".join(str(short_number(v)) for v in rule.values) if rule.kind == "fixed" else rule.kind
+    parts = [experiment, name, *([] if rule.method in ("linear", "checkpoint") else [rule.method]), scale]
+    return "-".join([*parts, *([] if window is None else [short_length(window)])])
+
+
+def shown(columns: Mapping[str, str], entries: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """(headings, rows) of entries of scores.json; a column that no entry has is left out."""
+    used = [(name, heading) for name, heading in columns.items() if any(name in entry for entry in entries)]
+    rows = [[_cell(name, entry.get(name)) for name, _ in used] for entry in entries]
+    return [heading for _, heading in used], rows
+
+
+def _cell(name: str, value: Any) -> str:
+    if name in ("window", "length"):
+        return short_length(value)
+    if name == "scored_tokens":
+        return f"{value:,}"
+    if isinstance(value, list):
+        return " – ".join(_cell(name, v) for v in value)
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1 else f"{value:.2f}"
+    return "" if value is None else str(value)
+
+
+# Name: module and class. The order is that of the page's sample browser and of `--help`.
+_CLASSES = {
+    "longbench": ("longbench", "LongBench"),
+    "short": ("short", "Short"),
+    "ppl": ("perplexity", "Perplexity"),
+    "passkey": ("passkey", "PassKey"),
+    "attention": ("attention", "Attention"),
+}
+EXPERIMENTS = tuple(_CLASSES)
+
+
+def experiment(name: str) -> type[Experiment]:
+    """The class of an experiment. Raises UnknownName."""
+    if name not in _CLASSES:
+        raise UnknownName("experiment", name, list(_CLASSES))
+    module, cls = _CLASSES[name]
+    found: type[Experiment] = getattr(importlib.import_module(f"e2bench.experiments.{module}"), cls)
+    return found

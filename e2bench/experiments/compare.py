@@ -1,0 +1,127 @@
+"""Two runs over the same samples: paired differences per task. Reads stored lines; no model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from e2bench.errors import DataError
+from e2bench.experiments.base import Experiment, Sample
+from e2bench.experiments.stored import damage, experiment_of
+from e2bench.files import check_folder
+from e2bench.runs.lines import names_of, stored_rows
+from e2bench.scoring.statistics import interval, mean
+
+LARGEST = 10
+EQUAL = 1e-12
+
+Samples = dict[str, dict[str, Sample]]  # task: {id: sample}
+
+
+def load(folder: Path) -> tuple[type[Experiment], Samples]:
+    """(experiment, samples by task) of a run's folder, or of one in LongBench's own layout; failed lines left out.
+
+    Raises DataError for a folder without lines, and whatever the scorer finds wrong with one.
+    """
+    check_folder(folder, "compare takes run folders")
+    experiment = experiment_of(folder)
+    samples: Samples = {}
+    with damage(folder):
+        for name in names_of(folder):
+            for _, sample in experiment.samples(folder, name, stored_rows(folder, name), strict=True):
+                if sample.score is not None:
+                    samples.setdefault(sample.task, {})[sample.id] = sample
+    if not samples:
+        raise DataError(f"{folder} holds no finished line; run the experiment first")
+    return experiment, samples
+
+
+def check_same(first: tuple[Path, type[Experiment], Samples], second: tuple[Path, type[Experiment], Samples]) -> None:
+    """Raise DataError naming the first difference between what two runs were asked."""
+    (here, experiment, ours), (there, other, theirs) = first, second
+    if experiment is not other:
+        raise DataError(
+            f"{here} is a run of {experiment.name}, {there} one of {other.name}; compare runs of one experiment"
+        )
+    for name in [*ours, *theirs]:
+        if (name in ours) != (name in theirs):
+            has, lacks = (here, there) if name in ours else (there, here)
+            both = [task for task in ours if task in theirs]
+            hint = f"give --tasks {','.join(both)}" if both else "they have no task in common"
+            raise DataError(f"{has} has {name}, {lacks} does not; {hint}")
+    for name in ours:
+        only = [i for i in ours[name] if i not in theirs[name]] or [i for i in theirs[name] if i not in ours[name]]
+        if only:
+            has, lacks = (here, there) if only[0] in ours[name] else (there, here)
+            raise DataError(
+                f"{name}: {has} has {len(only)} samples that {lacks} does not, first {only[0]!r} "
+                f"({len(ours[name])} and {len(theirs[name])} samples); run both with the same data and --limit"
+            )
+        for i, sample in ours[name].items():
+            if str(sample.reference) != str(theirs[name][i].reference):
+                raise DataError(
+                    f"{name}: sample {i!r} has the reference {str(sample.reference)[:60]!r} in {here}, "
+                    f"{str(theirs[name][i].reference)[:60]!r} in {there}: these are different samples"
+                )
+
+
+def compare(first: Path, second: Path, *, tasks: Sequence[str] | None = None) -> dict[str, Any]:
+    """Paired differences, second less first, with bootstrap 95 % intervals over samples.
+
+    tasks: only these. Returns {"first", "second", "experiment", "unit", "tasks": {NAME: {"samples", "first", "second",
+    "difference", "interval", "changed", "better", "worse"}}, "largest": [{"task", "id", "first", "second",
+    "difference", "reference", "predictions"}, …]}. Better and worse count larger and smaller scores.
+    Raises DataError when the two are not over the same samples.
+    """
+    loaded = []
+    for path in (first, second):
+        experiment, samples = load(path)
+        for name in tasks or []:
+            if name not in samples:
+                raise DataError(f"{path} has no {name}; it has {', '.join(samples)}")
+        loaded.append((path, experiment, {n: s for n, s in samples.items() if tasks is None or n in tasks}))
+    check_same(*loaded)
+    (_, experiment, ours), (_, _, theirs) = loaded
+    factor = experiment.factor
+    result: dict[str, Any] = {"first": str(first), "second": str(second)}
+    result |= {"experiment": experiment.name, "unit": experiment.unit}
+    result["tasks"] = {name: _task(ours[name], theirs[name], factor) for name in ours}
+    changes: list[dict[str, Any]] = [
+        {
+            "task": name,
+            "id": i,
+            "first": factor * _score(before),
+            "second": factor * _score(theirs[name][i]),
+            "difference": factor * (_score(theirs[name][i]) - _score(before)),
+            "reference": str(before.reference),
+            "predictions": [before.prediction, theirs[name][i].prediction],
+        }
+        for name, samples in ours.items()
+        for i, before in samples.items()
+    ]
+    ranked = sorted((c for c in changes if abs(float(c["difference"])) > EQUAL), key=lambda c: -abs(c["difference"]))
+    result["largest"] = ranked[:LARGEST]
+    return result
+
+
+def _task(ours: Mapping[str, Sample], theirs: Mapping[str, Sample], factor: float) -> dict[str, Any]:
+    before = [factor * _score(sample) for sample in ours.values()]
+    after = [factor * _score(theirs[i]) for i in ours]
+    differences = [b - a for a, b in zip(before, after, strict=True)]
+    better, worse = sum(d > EQUAL for d in differences), sum(d < -EQUAL for d in differences)
+    return {
+        "samples": len(differences),
+        "first": mean(before),
+        "second": mean(after),
+        "difference": mean(differences),
+        "interval": interval(differences),
+        "changed": better + worse,
+        "better": better,
+        "worse": worse,
+    }
+
+
+def _score(sample: Sample) -> float:
+    assert sample.score is not None  # `load` leaves others out
+    return sample.score

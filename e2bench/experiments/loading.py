@@ -1,0 +1,136 @@
+"""From the shared settings to a model: presets by name, then a checkpoint or a served model."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+from e2bench.errors import E2BenchError, UnknownName
+from e2bench.experiments.options import Common
+from e2bench.extras import require
+from e2bench.models.loading import ModelSpec, check_source
+from e2bench.rope.windows import Scale, short_length
+from e2bench.terminal import say
+
+
+def load_model(common: Common, *, needs: str = "Scorer") -> Any:
+    """The model that the settings name, in the device memory. Says so aloud when it is the embedded one.
+
+    needs: the protocol of `models.protocols` that it must have; a served model is a `Generator`.
+    """
+    common = with_preset(common, aloud=True)
+    if common.is_served:
+        return _served_model(common, needs)
+    quiet_libraries()
+    from e2bench.models.local import Model
+
+    model = Model.load(spec_of(common))
+    if common.model is None:
+        say(f"no --model given: using the embedded tiny model (window {short_length(model.native_window)})")
+    return model
+
+
+def check_model(common: Common) -> None:
+    """Refuse, before torch is imported, a model that is not there or cannot be used as the settings say."""
+    quiet_bars()
+    common = with_preset(common)
+    if not common.is_served:
+        check_source(spec_of(common))
+
+
+def spec_of(common: Common) -> ModelSpec:
+    """What `models.loading` needs to know."""
+    return ModelSpec(
+        model=common.model,
+        dtype=common.dtype,
+        device=common.device,
+        device_map=common.device_map,
+        attention=common.attn,
+        revision=common.revision,
+        tokenizer=common.tokenizer,
+        native_window=common.native_window,
+        trust_remote_code=common.trust_remote_code,
+        allow_pickle=common.allow_pickle,
+    )
+
+
+def _served_model(common: Common, needs: str) -> Any:
+    if needs != "Generator":
+        raise E2BenchError(
+            f"{common.model} gives texts, not the losses and attentions needed here; "
+            "served models are for longbench and passkey"
+        )
+    require("httpx", "served", "a served model")
+    if common.tokenizer is None:
+        raise E2BenchError("a served model needs --tokenizer: the hub id or folder that it was served from")
+    quiet_libraries()
+    from e2bench.models.endpoint import Endpoint
+    from e2bench.models.loading import load_tokenizer
+    from e2bench.models.served import ServedModel
+
+    endpoint = Endpoint(common.model or "")
+    tokenizer, configured = load_tokenizer(common.tokenizer, common.trust_remote_code)
+    return ServedModel(
+        endpoint,
+        tokenizer,
+        served=common.served_model_name,
+        native=common.native_window or configured,
+        concurrency=common.concurrency,
+        api=common.served_api or "completions",
+        warn=say,
+    )
+
+
+def with_preset(common: Common, *, aloud: bool = False) -> Common:
+    """`common` with what a preset's name stands for (`e2bench models`); settings that were given win.
+
+    Raises E2BenchError for a system that was never published, naming the recipe that trains it.
+    """
+    from e2bench.tasks.models import find, near
+
+    preset = find(common.model)
+    if preset is None:
+        if (
+            common.model
+            and "/" not in common.model
+            and not Path(common.model).exists()
+            and (names := near(common.model))
+        ):
+            raise UnknownName("preset", common.model, names)
+        return common
+    if preset.repo is None:
+        raise E2BenchError(
+            f"{preset.name} was never published; train it with e2bench train {preset.recipe} --out FOLDER, "
+            f"then give --model FOLDER --scale {preset.scale}"
+        )
+    if aloud and preset.note:
+        say(f"{preset.name}: {preset.note}")
+    scale = Scale("fixed", (float(preset.scale),)) if preset.scale > 1 and common.method is None else None
+    return common.replaced(
+        model=preset.repo,
+        scale=common.scale or scale,
+        native_window=common.native_window or preset.native_window or (preset.window if preset.endpoint else None),
+        served_model_name=common.served_model_name or preset.served_model,
+        served_api=common.served_api or preset.served_api,
+        tokenizer=common.tokenizer or preset.tokenizer,
+    )
+
+
+def quiet_bars() -> None:
+    """Keep loaders' own bars from drowning ours. Before anything imports tqdm, which reads this once."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+
+
+def quiet_libraries() -> None:
+    """Keep loaders' own bars and advice from drowning ours."""
+    quiet_bars()
+    warnings.filterwarnings("ignore", module="transformers|huggingface_hub|torch|peft")
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("transformers").setLevel(logging.ERROR)

@@ -1,0 +1,265 @@
+"""LongBench v1 (arXiv 2308.14508): 21 tasks, middle truncation, official scores and averages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from e2bench.data.source import DEMO, OWN, PUBLIC, DataSource
+from e2bench.errors import DataError, E2BenchError
+from e2bench.experiments.base import Experiment, Line, Plan, Sample
+from e2bench.files import check_folder, file_hashes
+from e2bench.prompts.truncation import MODES, input_limit
+from e2bench.rope.windows import PER_INPUT, ScaleRule, short_number
+from e2bench.runs.lines import names_of, stored_rows
+from e2bench.settings import setting
+from e2bench.tasks.models import find as find_preset
+from e2bench.terminal import say
+
+if TYPE_CHECKING:
+    from e2bench.experiments.options import Common
+    from e2bench.models.protocols import Generator
+    from e2bench.prompts.task import Example, Task
+
+Work = list[tuple["Task", str, "Sequence[Example]"]]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """work: (task, template, examples).    folder: of the NAME.jsonl files."""
+
+    work: Work
+    folder: Path
+    source: DataSource
+
+
+@dataclass(frozen=True)
+class LongBench(Experiment):
+    """LongBench v1: 21 tasks, middle truncation, official scores and averages."""
+
+    name: ClassVar[str] = "longbench"
+    about: ClassVar[str] = "LongBench v1: 21 tasks, middle truncation, official scores and averages."
+    agree: ClassVar[Mapping[str, bool]] = {"versions": True, "data": False}
+    benchmark: ClassVar[str] = "LongBench"
+
+    tasks: str = setting("all", "all, en, zh, code, e (LongBench-E) or task names, separated by commas.", lines="tasks")
+    data: Path | None = setting(None, "Folder of NAME.jsonl files, or demo. Default: the public data.")
+    limit: int | None = setting(None, "Only the first N examples of each task.", minimum=1, lines="limit")
+    input_limit: int | None = setting(None, "Tokens kept of a prompt. Default: 1000·⌊window/1024⌋ - 500.", minimum=2)
+    truncation: str = setting("official", "official (decode, join, re-encode) or ids.", choices=MODES)
+    chat_template: str = setting("auto", "auto, none, llama2, vicuna, longchat or FILE.jinja.")
+    prompts: Path | None = setting(None, "LongBench's dataset2prompt.json instead of lm-eval's copies.")
+    no_context: bool = setting(False, "Leave the document out: what the model knows already.", flags=("--no-context",))
+    early_stop: bool = setting(True, "Stop a row once its score cannot change.")
+
+    def inputs(self, common: Common) -> Inputs:
+        """Prompts and examples of the chosen tasks."""
+        from e2bench.prompts.task import read_examples, templates
+        from e2bench.tasks.longbench import select
+
+        chosen = select(self.tasks)
+        texts = templates(chosen, self.prompts)
+        folder, source = self._data_folder(chosen)
+        examples = {task.name: read_examples(folder, task, self.limit) for task in chosen}
+        if common.window is not None:
+            check_budgets(chosen, common.window)
+        return Inputs([(task, texts[task.name], examples[task.name]) for task in chosen], folder, source)
+
+    def plan(self, model: Generator, rule: ScaleRule, common: Common, inputs: Inputs) -> Plan:
+        """Every example of every task; the scale is one for the run, or follows each input."""
+        from e2bench.experiments.answers import Feeding, answering, items_of, rows_together
+        from e2bench.prompts.chat import chat_wrapper
+
+        tasks = [task for task, _, _ in inputs.work]
+        limit = self.input_limit or preset_limit(common)
+        window = common.window
+        if window is None and rule.kind != PER_INPUT:
+            window = rule.window(None)
+        if window is not None:
+            check_budgets(tasks, window)
+        feeding = Feeding(
+            rule=rule,
+            window=window,
+            input_limit=limit,
+            truncation=self.truncation,
+            wrapper=chat_wrapper(chat_format(self.chat_template, common), model.tokenizer),
+            with_context=not self.no_context,
+            early_stop=self.early_stop,
+            batch_size=common.batch_size,
+        )
+        scaling = None if window is None else rule.scaling(window)
+        scale = PER_INPUT if rule.kind == PER_INPUT or scaling is None else short_number(scaling.factor)
+        return Plan(
+            items=items_of(inputs.work, feeding),
+            measure=answering(model, feeding),
+            batch_size=rows_together(model, feeding),
+            resolved={
+                "tasks": [task.name for task in tasks],
+                "versions": {task.name: task.version for task in tasks},
+                "limit": self.limit,
+                "window": window,
+                "input_limit": limit,
+                "truncation": self.truncation,
+                "chat_template": feeding.wrapper.name if feeding.wrapper else "none",
+                "prompts": "official" if self.prompts is None else file_hashes([self.prompts])[self.prompts.name],
+                "context": not self.no_context,
+                "early_stop": self.early_stop,
+                "method": rule.method,
+                "scale": scale,
+            },
+            rope={"method": rule.method, "factor": scale},
+            source=inputs.source,
+            data=file_hashes(inputs.folder / f"{task.name}.jsonl" for task in tasks),
+            scaling=scaling,
+            length=window,
+            window=window,
+        )
+
+    def _data_folder(self, tasks: Sequence[Task]) -> tuple[Path, DataSource]:
+        """The folder of NAME.jsonl files: the one given, the demo one, or the cached public data set."""
+        if self.data is None:
+            from e2bench.data.fetch import fetch, is_verified
+            from e2bench.tasks.corpora import find
+
+            archive = find("longbench")
+            fetched = fetch(archive)
+            return fetched, DataSource(PUBLIC, self.benchmark, is_verified(archive, fetched))
+        if str(self.data) == DEMO:
+            from e2bench.tasks.demo import longbench_folder
+
+            say("--data demo: made-up samples; their scores show that the bench works, nothing else")
+            return longbench_folder(), DataSource(DEMO)
+        check_folder(self.data, "--data takes a folder with one NAME.jsonl a task")
+        missing = [task.name for task in tasks if not (self.data / f"{task.name}.jsonl").is_file()]
+        there = sorted(path.stem for path in self.data.glob("*.jsonl"))
+        if not there:
+            raise DataError(f"{self.data} holds no NAME.jsonl file; --data takes a folder in LongBench's layout")
+        if missing:
+            raise DataError(
+                f"{self.data} has no {missing[0]}.jsonl ({len(missing)} of {len(tasks)} tasks are missing); "
+                f"give --tasks {','.join(there[:6])}{',…' if len(there) > 6 else ''}, or the whole data set"
+            )
+        return self.data, DataSource(OWN, self.data.resolve().name)
+
+    # stored lines
+
+    @classmethod
+    def summarise(cls, folder: Path, **options: Any) -> dict[str, Any]:
+        """Score every task's lines, and the three named averages.
+
+        options: with `rouge_score` also Google's rougeL beside the summaries' scores, as `rouge_score` in the details.
+        """
+        from e2bench.scoring.averages import averages
+        from e2bench.tasks.longbench import BY_NAME, EVERY_TASK, LONGBENCH
+
+        names = names_of(folder)
+        present = [task for task in EVERY_TASK if task.name in names]
+        if not present:
+            others = sorted(p.name for p in folder.glob("*.jsonl"))
+            what = f"files of unknown tasks ({', '.join(others[:3])})" if others else "no .jsonl file"
+            raise DataError(
+                f"{folder} holds {what}; expected NAME.jsonl with NAME one of {', '.join(list(BY_NAME)[:4])}, …"
+            )
+        details = {task.name: task_details(folder, task, bool(options.get("rouge_score"))) for task in present}
+        scores = {name: entry.pop("score") for name, entry in details.items()}
+        known = {name: score for name, score in scores.items() if score is not None}
+        return {"tasks": known, "averages": averages(known, LONGBENCH), "details": details}
+
+    @classmethod
+    def samples(cls, folder: Path, name: str, lines: Sequence[Line], *, strict: bool) -> Iterator[tuple[Line, Sample]]:
+        """Answers with their scores. Raises DataError for a file of no task, and with `strict` naming a bad line."""
+        from e2bench.scoring.averages import score_predictions
+        from e2bench.tasks.longbench import BY_NAME
+
+        task = BY_NAME.get(name)
+        if task is None:
+            raise DataError(f"{name} is no task of LongBench")
+        for number, line in enumerate(lines, 1):
+            found: list[float] = []
+            try:
+                found = score_predictions([line], task, where=f"{folder / name}.jsonl", first=number)
+            except E2BenchError:
+                if strict:
+                    raise
+            score = found[0] if found else None
+            label = str(line.get("_id", number))
+            yield line, Sample(name, label, score, line["answers"], line["pred"], label, grade=score and 100 * score)
+
+    @classmethod
+    def table(cls, scores: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+        """Score, interval, number of samples and of truncated prompts of each task."""
+        columns = ["task", "score", "95 % interval", "scored", "truncated"]
+        google = any("rouge_score" in entry for entry in scores["details"].values())
+        rows = [_row(name, scores["tasks"].get(name), entry) for name, entry in scores["details"].items()]
+        return [*columns, "rouge-score"] if google else columns, rows
+
+
+def _row(name: str, score: float | None, entry: Mapping[str, Any]) -> list[str]:
+    bounds = entry["interval"]
+    return [
+        name,
+        "-" if score is None else f"{score:.2f}",
+        f"{bounds[0]:.1f} – {bounds[1]:.1f}" if bounds else "",
+        f"{entry['scored']} of {entry['expected']}",
+        str(entry["truncated"]),
+        *([f"{entry['rouge_score']:.2f}"] if "rouge_score" in entry else []),
+    ]
+
+
+def task_details(folder: Path, task: Task, rouge_score: bool) -> dict[str, Any]:
+    """Score (0-100) of one task's lines, with its interval and how many were scored, truncated, failed, left out."""
+    from e2bench.scoring.averages import by_length, score_predictions
+    from e2bench.scoring.metrics import rouge_l, rouge_score_l
+    from e2bench.scoring.statistics import interval, mean
+
+    rows = stored_rows(folder, task.name)
+    values = score_predictions(rows, task, where=str(folder / f"{task.name}.jsonl"))
+    share = mean(values)
+    bounds = interval(values)
+    answered = [row for row in rows if row.get("finish") != "error"]
+    entry: dict[str, Any] = {
+        "score": None if share is None else 100 * share,
+        "interval": bounds and [100 * bound for bound in bounds],
+        "scored": len(values),
+        "expected": task.samples,
+        "truncated": sum(map(was_truncated, rows)),
+        "failed": len(rows) - len(answered),
+        "left_out": max(0, task.samples - len(rows)),
+        "metric": task.metric.__name__,
+        "version": task.version,
+    }
+    if task.in_longbench_e:
+        entry["by_length"] = by_length([row.get("length") for row in answered], values)
+    if rouge_score and task.metric is rouge_l:
+        google = [max(rouge_score_l(row["pred"], answer) for answer in row["answers"]) for row in answered]
+        entry["rouge_score"] = 100 * (mean(google) or 0.0)
+    return entry
+
+
+def was_truncated(line: Line) -> bool:
+    """Whether a part of the prompt was left out; of lines that do not say so, whether fewer tokens were fed."""
+    return bool(line.get("truncated", line.get("kept_tokens", 0) < line.get("prompt_tokens", 0)))
+
+
+def preset_limit(common: Common) -> int | None:
+    """The prompt limit that a preset was published with, where the run keeps the preset's window."""
+    preset = find_preset(common.model)
+    own_window = common.window is None and common.scale is None and common.method is None
+    return preset.input_limit if preset is not None and own_window else None
+
+
+def chat_format(given: str, common: Common) -> str:
+    """A preset's own chat format where `auto` leaves the choice."""
+    preset = find_preset(common.model)
+    return preset.chat if preset is not None and given == "auto" else given
+
+
+def check_budgets(tasks: Sequence[Task], window: int) -> None:
+    """Refuse a window below a task's budget before anything is generated."""
+    for task in sorted(tasks, key=lambda t: -t.max_new_tokens):
+        try:
+            input_limit(window, task.max_new_tokens)
+        except E2BenchError as error:
+            raise E2BenchError(f"{task.name}: {error}") from None

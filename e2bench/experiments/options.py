@@ -1,0 +1,84 @@
+"""The settings that every experiment shares: the model, its scale, the machine, the run's folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from e2bench.errors import E2BenchError
+from e2bench.models.loading import ATTENTIONS, DTYPES
+from e2bench.rope.methods import METHODS
+from e2bench.rope.windows import Scale, parse_length, parse_scale
+from e2bench.settings import Settings, setting
+
+MODEL = "Model, scale and machine"
+RUN = "The run"
+APIS = ("completions", "chat")
+
+
+def parse_batch_size(text: str) -> int | None:
+    """A number of at least 1, None for `auto`. Raises E2BenchError for anything else."""
+    if text == "auto":
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise E2BenchError(f"batch size {text!r} is not possible; give auto or a number of at least 1")
+    return int(text)
+
+
+@dataclass(frozen=True)
+class Common(Settings):
+    """The shared settings, typed. Lengths and windows are in tokens; None: not given."""
+
+    model: str | None = setting(
+        None,
+        "Hub id, folder, .gguf file, adapter folder, preset or http(s)://HOST/v1. Default: the embedded model.",
+        flags=("--model", "-m"),
+        panel=MODEL,
+    )
+    scale: Scale | None = setting(
+        None,
+        "g: a number, a list (ppl), auto or per-input. Default: the checkpoint's own, else auto.",
+        parse=parse_scale,
+        panel=MODEL,
+    )
+    method: str | None = setting(None, "linear (PI, E²), ntk, dynamic, yarn or none.", choices=METHODS, panel=MODEL)
+    window: int | None = setting(
+        None, "Tokens of input and answer together. Default: g·L.", parse=parse_length, panel=MODEL
+    )
+    native_window: int | None = setting(
+        None, "L, where the config does not tell it right.", parse=parse_length, panel=MODEL
+    )
+    dtype: str = setting("auto", "float32, bfloat16, float16 or auto (float32 on a CPU).", choices=DTYPES, panel=MODEL)
+    device: str = setting("auto", "cpu, cuda, cuda:N or auto.", panel=MODEL)
+    device_map: str | None = setting(None, "auto spreads a large model over the GPUs.", panel=MODEL)
+    attn: str = setting("sdpa", "Attention: sdpa, eager, flash_attention_2, …", choices=ATTENTIONS, panel=MODEL)
+    revision: str | None = setting(None, "Commit, tag or branch of a hub id.", panel=MODEL)
+    tokenizer: str | None = setting(None, "Where the model has none, or is served.", panel=MODEL)
+    served_model_name: str | None = setting(
+        None, "The model's name at an http(s) endpoint.", flags=("--served-model",), panel=MODEL
+    )
+    served_api: str | None = setting(
+        None,
+        "Of the endpoint: completions or chat. Default: the preset's, else completions.",
+        choices=APIS,
+        panel=MODEL,
+    )
+    concurrency: int = setting(8, "Requests in flight to a served model.", minimum=1, panel=MODEL)
+    trust_remote_code: bool = setting(
+        False, "Run Python code that a checkpoint brings.", flags=("--trust-remote-code",), panel=MODEL
+    )
+    allow_pickle: bool = setting(False, "Read pickled weights (tensors alone).", flags=("--allow-pickle",), panel=MODEL)
+    batch_size: int | None = setting(
+        "auto", "auto or a number; 1 in float32 is the reference mode.", parse=parse_batch_size, panel=MODEL
+    )
+    out: Path | None = setting(None, "The run's folder. Default: below results/.", flags=("--out", "-o"), panel=RUN)
+    seed: int = setting(0, "Of every random choice.", panel=RUN)
+    resume: bool = setting(
+        False, "Insist on a run to continue (what is there is always used).", flags=("--resume",), panel=RUN
+    )
+    fresh: bool = setting(False, "Drop what an earlier run left in the folder.", flags=("--fresh",), panel=RUN)
+
+    @property
+    def is_served(self) -> bool:
+        """Whether `model` is an endpoint."""
+        return (self.model or "").startswith(("http://", "https://"))

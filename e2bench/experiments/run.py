@@ -1,0 +1,176 @@
+"""Run an experiment over a model into a folder: what the command line, Python, suites and examples all call."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from e2bench.errors import E2BenchError
+from e2bench.experiments.base import Experiment, Plan
+from e2bench.experiments.loading import check_model, load_model, with_preset
+from e2bench.experiments.options import Common
+from e2bench.files import read_json
+from e2bench.runs.folder import RunFolder, another_run
+from e2bench.runs.lines import RUN
+from e2bench.runs.manifest import manifest, shareable
+from e2bench.runs.processes import Processes
+from e2bench.terminal import say
+
+
+def run_experiment(experiment: Experiment, common: Common, model: Any = None) -> Path | None:
+    """Measure, score, and return the run's folder; None on other ranks than 0, and after a dry run.
+
+    model: a loaded one, a served one or what answers like one; None: the one that `common` names.
+    Raises E2BenchError for what is refused: without the model where that can be seen without it.
+    """
+    experiment.check(common)
+    if common.out is not None and not common.fresh:
+        check_folder_early(experiment, common.out)
+    if model is None:
+        check_model(common)
+    inputs = experiment.inputs(common)
+    model = load_model(common, needs=experiment.needs) if model is None else model
+    check_needs(experiment, model)
+    rule = experiment.rule(model, with_preset(common))
+    plan = experiment.plan(model, rule, common, inputs)
+    if plan is None:
+        return None
+    processes = Processes.from_environment()
+    if plan.scaling is not None:
+        model.rope.set(plan.scaling, plan.length)  # what run.json shows as in force
+    out = common.out or Path("results") / experiment.folder_name(model.name, rule, plan)
+    folder = open_run(experiment, common, model, plan, processes, out)
+    if common.out is None and folder.is_another():  # of the same name, by settings that the name does not tell
+        folder.path = out = Path(f"{out}-{digest(folder.manifest['resolved'], experiment.chooses())}")
+        say(f"the default folder holds another run: this one is in {out}")
+    with folder:
+        model.rope.restore()
+        measure(plan, folder, processes, title=experiment.name)
+        done = finish_run(out, processes)
+    return out if done else None
+
+
+def check_folder_early(experiment: Experiment, out: Path) -> None:
+    """Refuse, before a model is loaded, a folder whose run has another value of a setting that stays as it is given."""
+    if not (out / RUN).exists():
+        return
+    stored = read_json(out / RUN)
+    resolved = stored.get("resolved")
+    if stored.get("experiment") != experiment.name or not isinstance(resolved, dict):
+        return
+    differing = {}
+    for name, (_, about, _) in experiment.named().items():
+        value = getattr(experiment, name)
+        stays = isinstance(value, bool) or bool(about.choices) or (isinstance(value, int) and about.parse is None)
+        if about.lines is None and stays and name in resolved and resolved[name] != value:
+            differing[name] = (resolved[name], value)
+    if differing:
+        raise another_run(out, differing, experiment.advice)
+
+
+def digest(resolved: dict[str, Any], chooses: Mapping[str, bool]) -> str:
+    """Six hex digits of the settings that decide lines: tells default folders of one name apart."""
+    deciding = {name: value for name, value in resolved.items() if name not in chooses}
+    return hashlib.sha256(json.dumps(deciding, sort_keys=True, default=str).encode()).hexdigest()[:6]
+
+
+def measure(plan: Plan, folder: RunFolder, processes: Processes, *, title: str) -> None:
+    """Make every line of the plan that the folder does not hold yet."""
+    from e2bench.runs.runner import run
+
+    run(
+        plan.items,
+        plan.measure,
+        folder,
+        batch_size=plan.batch_size,
+        processes=processes,
+        title=title,
+        note=plan.note,
+    )
+
+
+def check_needs(experiment: Experiment, model: Any) -> None:
+    """Raise E2BenchError for a model that lacks what the experiment asks of it."""
+    from e2bench.models import protocols
+
+    if not isinstance(model, getattr(protocols, experiment.needs)):
+        raise E2BenchError(f"{experiment.name} needs losses and attentions, which {model.name} does not give")
+
+
+def open_run(
+    experiment: Experiment, common: Common, model: Any, plan: Plan, processes: Processes, out: Path
+) -> RunFolder:
+    """The run's folder, to be entered. `resolved`, model, data, dtype and attention decide whether it resumes."""
+    described = model.describe()
+    described["path"] = shareable(described["path"])
+    decides = {
+        **plan.resolved,
+        "model": described["fingerprint"],
+        "native_window": model.native_window,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "attention": model.attention,
+        "data": dict(plan.data),
+    }
+    if common.tokenizer:  # else it is the checkpoint's
+        decides["tokenizer"] = vocabulary_hash(model.tokenizer)
+    contents = manifest(
+        experiment.name,
+        settings=given(common, experiment),
+        resolved=decides,
+        model=described,
+        rope={**plan.rope, "inv_freq": model.rope.in_force()},
+        data=dict(plan.data),
+        data_source=plan.source.as_json(),
+        device=device_name(model),
+        dtype=decides["dtype"],
+        attention=model.attention,
+        batch_size="auto" if common.batch_size is None else str(common.batch_size),
+        processes=processes.world,
+        **plan.facts,
+    )
+    return RunFolder(
+        out,
+        contents,
+        chooses=experiment.chooses(),
+        advice=experiment.advice,
+        fresh=common.fresh,
+        must_resume=common.resume,
+        rank=processes.rank,
+        world=processes.world,
+    )
+
+
+def given(common: Common, experiment: Experiment) -> dict[str, Any]:
+    """Shared settings that differ from their defaults and the experiment's own ones, as plain values for run.json."""
+    chosen = {**common.as_given(defaults=False), **experiment.as_given(defaults=True)}
+    return {name: shareable(value) if isinstance(value, Path | str) else value for name, value in chosen.items()}
+
+
+def vocabulary_hash(tokenizer: Any) -> str:
+    """16 hex digits that tell one tokenizer's vocabulary from another's."""
+    pieces = json.dumps(sorted(tokenizer.get_vocab().items())).encode()
+    return hashlib.sha256(pieces).hexdigest()[:16]
+
+
+def device_name(model: Any) -> str:
+    """`cpu (2 threads)` or the GPU's own name."""
+    if model.device is None:
+        return "server"
+    import torch
+
+    if model.device.type == "cuda":
+        return torch.cuda.get_device_name(model.device)
+    return f"{model.device.type} ({torch.get_num_threads()} threads)"
+
+
+def finish_run(folder: Path, processes: Processes) -> bool:
+    """Score a complete run and write scores.json; rank 0 only. Returns whether this process did so."""
+    if processes.rank == 0:
+        from e2bench.experiments.stored import score_folder, write_scores
+
+        write_scores(folder, score_folder(folder))
+    processes.leave()
+    return processes.rank == 0

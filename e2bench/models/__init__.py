@@ -1,0 +1,1 @@
+"""Models: loading, local and served models, decoding, export."""

@@ -1,0 +1,240 @@
+"""From what `--model` says to weights and tokenizer: hub id, folder, `.gguf` file or PEFT adapter folder."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from e2bench.compat import unpacked_gguf
+from e2bench.errors import E2BenchError, ModelError
+from e2bench.extras import require
+from e2bench.files import read_json
+from e2bench.hub import OFFLINE, is_cached, is_online
+
+DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
+ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")
+PICKLED = ("pytorch_model*.bin", "*.pt", "*.pth", "adapter_model.bin", "*.ckpt")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Which model, and how to hold it. `model` None means the embedded tiny model."""
+
+    model: str | None = None
+    dtype: str = "auto"
+    device: str = "auto"
+    device_map: str | None = None
+    attention: str = "sdpa"
+    revision: str | None = None
+    tokenizer: str | None = None
+    native_window: int | None = None
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+
+    @property
+    def path(self) -> str:
+        """What is handed to transformers."""
+        return self.model or str(embedded_model())
+
+    @property
+    def name(self) -> str:
+        """Short name for tables and folders; the embedded model is called `demo` in every table."""
+        if self.model is None:
+            return "demo"
+        return Path(self.path).stem if self.path.endswith(".gguf") else Path(self.path).name
+
+
+def embedded_model() -> Path:
+    """Folder of the tiny model that ships with e2bench."""
+    folder = Path(str(files("e2bench") / "assets" / "tiny"))
+    if not (folder / "config.json").exists():
+        raise ModelError("this installation has no embedded model; name one with --model")
+    return folder
+
+
+def load_weights(spec: ModelSpec) -> tuple[Any, Any, str]:
+    """(model, tokenizer, attention implementation). Raises ModelError, one line, for whatever cannot be loaded."""
+    import torch
+
+    if spec.dtype not in DTYPES:
+        raise E2BenchError(f"dtype {spec.dtype!r} is not known; choose one of {', '.join(DTYPES)}")
+    _check_attention(spec.attention)
+    device = _device(spec.device)
+    source, adapter = _source(spec)
+    options: dict[str, Any] = {
+        "dtype": _dtype(spec.dtype, device),
+        # ours is set after loading (it needs no mask); transformers itself must not meet the name before
+        "attn_implementation": spec.attention,
+        "device_map": spec.device_map,
+        **source,
+    }
+    from transformers import AutoModelForCausalLM
+
+    if "gguf_file" in source:
+        options |= unpacked_gguf()
+    else:
+        options["use_safetensors"] = None if spec.allow_pickle else True
+
+    hf, info = _guarded(
+        spec, lambda: AutoModelForCausalLM.from_pretrained(**options, output_loading_info=True), "weights"
+    )
+    if missing := sorted(info["missing_keys"]):  # transformers fills them with random numbers and goes on
+        raise ModelError(f"{spec.path} lacks {len(missing)} of the model's tensors, {missing[0]} among them")
+    if getattr(hf.config.get_text_config(), "num_hidden_layers", 1) < 1:
+        raise ModelError(f"{spec.path} has no layers: num_hidden_layers in its config must be at least 1")
+    if adapter:
+        hf = _with_adapter(spec, hf, adapter)
+    if any(not p.is_floating_point() for p in hf.parameters()):
+        raise ModelError(
+            f"{spec.path}: some weights are still quantised after loading; give a float or GGUF checkpoint"
+        )
+    if spec.device_map is None:
+        hf = _guarded(spec, lambda: hf.to(torch.device(device)), f"copy on {device}")
+    return hf, _tokenizer(spec, source, adapter), spec.attention
+
+
+def _source(spec: ModelSpec) -> tuple[dict[str, Any], Path | None]:
+    """Arguments of from_pretrained that say where the weights are, and the adapter's folder if it is one."""
+    common: dict[str, Any] = {"revision": spec.revision or "main", "trust_remote_code": spec.trust_remote_code}
+    path = Path(spec.path)
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelError(f"no file {path}; --model takes a .gguf file, a folder or a hub id")
+        return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}, None
+    if path.is_dir():
+        if (path / "adapter_config.json").exists():
+            base = read_json(path / "adapter_config.json").get("base_model_name_or_path")
+            if not base or not isinstance(base, str):
+                raise ModelError(f"{path / 'adapter_config.json'} names no base_model_name_or_path")
+            if (Path(base) / "adapter_config.json").exists():
+                raise ModelError(f"the base of the adapter {path} is an adapter itself ({base}); merge that one first")
+            return _source(replace(spec, model=base))[0], path
+        _check_folder(path, spec)
+    else:
+        check_hub_id(spec.path, common["revision"])
+    return {"pretrained_model_name_or_path": spec.path, **common}, None
+
+
+def check_hub_id(name: str, revision: str = "main") -> None:
+    """Raises ModelError for a name that is neither a folder nor a hub id, and for a hub id that cannot be had now."""
+    if name.startswith(("/", ".", "~")) or name.count("/") != 1:
+        raise ModelError(f"no folder or file {name}; give a folder, a .gguf file or a hub id (owner/name)")
+    if not is_online() and not is_cached(name, "config.json", revision):
+        raise ModelError(f"{name} is not in the hub's cache, and {OFFLINE}; give a folder or a .gguf file")
+
+
+def check_source(spec: ModelSpec) -> None:
+    """Refuse what can be refused without torch: a model that is not there, a pickle, code of its own, no flash-attn."""
+    _check_attention(spec.attention)
+    _source(spec)
+
+
+def _check_folder(path: Path, spec: ModelSpec) -> None:
+    if not (path / "config.json").exists():
+        raise ModelError(f"{path} is no model folder: it has no config.json")
+    config = read_json(path / "config.json")
+    if config.get("auto_map") and not spec.trust_remote_code:
+        raise ModelError(f"{path} brings its own Python code; read it, then give --trust-remote-code to run it")
+    if any(path.glob("*.safetensors")):
+        return
+    pickled = sorted(p.name for pattern in PICKLED for p in path.glob(pattern))
+    if not pickled:
+        raise ModelError(f"{path} holds no weights: needed *.safetensors (or give a .gguf file)")
+    if not spec.allow_pickle:
+        raise ModelError(
+            f"{path / pickled[0]} is a pickle, which can run code; convert it to safetensors, or give --allow-pickle "
+            "to read its tensors alone"
+        )
+
+
+def _check_attention(name: str) -> None:
+    if name not in ATTENTIONS:
+        raise E2BenchError(f"attention {name!r} is not known; choose one of {', '.join(ATTENTIONS)}")
+    if package := {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}.get(name):
+        require(package, "flash", f"--attn {name}")
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name != "auto":
+        try:
+            device = torch.device(name)
+        except RuntimeError:
+            raise E2BenchError(f"device {name!r} is not known; use cpu, cuda or cuda:N") from None
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise E2BenchError("--device cuda was asked for, but torch sees no GPU; use --device cpu")
+        return name
+    if torch.cuda.is_available():
+        local = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0
+        return f"cuda:{int(local) % torch.cuda.device_count()}"
+    return "cpu"
+
+
+def _dtype(name: str, device: str) -> Any:
+    """auto: float32 on a CPU (the reference mode), the checkpoint's own on a GPU."""
+    import torch
+
+    if name == "auto":
+        return torch.float32 if device == "cpu" else "auto"
+    return getattr(torch, name)
+
+
+def _with_adapter(spec: ModelSpec, hf: Any, adapter: Path) -> Any:
+    from peft import PeftModel
+
+    if not (adapter / "adapter_model.safetensors").exists():
+        raise ModelError(f"{adapter} holds no adapter_model.safetensors (pickled adapters are not read)")
+    merged = _guarded(spec, lambda: PeftModel.from_pretrained(hf, str(adapter)), "adapter")
+    return merged.merge_and_unload()
+
+
+def _tokenizer(spec: ModelSpec, source: dict[str, Any], adapter: Path | None) -> Any:
+    from transformers import AutoTokenizer
+
+    if spec.tokenizer:
+        source = _tokenizer_source(spec.tokenizer, spec.trust_remote_code)
+    elif adapter and (adapter / "tokenizer_config.json").exists():
+        source = {"pretrained_model_name_or_path": str(adapter), "trust_remote_code": spec.trust_remote_code}
+    tokenizer = _guarded(spec, lambda: AutoTokenizer.from_pretrained(**source), "tokenizer")
+    if not len(tokenizer):
+        raise ModelError(f"{spec.path}: no tokenizer in this folder; give one with --tokenizer")
+    return tokenizer
+
+
+def _tokenizer_source(name: str, trust_remote_code: bool) -> dict[str, Any]:
+    path = Path(name)
+    if path.suffix == ".gguf":
+        return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+    return {"pretrained_model_name_or_path": name, "trust_remote_code": trust_remote_code}
+
+
+def load_tokenizer(name: str, trust_remote_code: bool = False) -> tuple[Any, int | None]:
+    """(tokenizer, native window if a config lies beside it) of a hub id, a folder or a `.gguf` file."""
+    from transformers import AutoConfig
+
+    from e2bench.rope.config import native_window
+
+    spec = ModelSpec(model=name, tokenizer=name, trust_remote_code=trust_remote_code)
+    tokenizer = _tokenizer(spec, {}, None)
+    try:
+        config = AutoConfig.from_pretrained(**_tokenizer_source(name, trust_remote_code))
+        return tokenizer, native_window(config)
+    except (OSError, ValueError, E2BenchError):  # a tokenizer alone
+        return tokenizer, None
+
+
+def _guarded(spec: ModelSpec, call: Any, what: str) -> Any:
+    """Run a loader; whatever it raises becomes one line."""
+    try:
+        return call()
+    except E2BenchError:
+        raise
+    except Exception as error:  # transformers, safetensors and tokenizers raise their own many kinds
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if "scaled_dot_product_attention yet" in reason:
+            reason = f"transformers has no SDPA for {reason.split()[0]}; give --attn eager"
+        raise ModelError(f"the {what} of {spec.path} cannot be loaded: {reason[:300]}") from None

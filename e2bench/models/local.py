@@ -1,0 +1,301 @@
+"""A loaded language model: weights under a RoPE scaling, greedy generation, token losses.
+
+Shapes: B rows, T tokens, V vocabulary. Logits exist only where they are used; nothing of T × T or T × V is ever held.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from e2bench.compat import cache_arguments
+from e2bench.errors import E2BenchError, ModelError
+from e2bench.files import read_json
+from e2bench.models import memory
+from e2bench.models.decoding import Decoder
+from e2bench.models.kvcache import ATTENTION, KVCache
+from e2bench.models.loading import ModelSpec, load_weights
+from e2bench.models.probe import choose_attention
+from e2bench.models.protocols import Generation, Prompt, Rows
+from e2bench.rope.config import checkpoint_scaling, native_window, text_config
+from e2bench.rope.methods import BY_LENGTH, RopeScaling
+from e2bench.rope.switch import RopeSwitch
+from e2bench.rope.windows import Scale, ScaleRule, scale_rule
+
+CHUNK_TOKENS = 4096  # of a prefill; bounds activations, not results
+SCORED_ROWS = 512  # logits rows held at once: 512 × 50k × 4 bytes = 100 MB
+CPU_DECODE_ROWS = 8
+TRANSFORMERS = "transformers_version"  # in a config: the library's own version, not the checkpoint's
+
+
+class Model:
+    """A causal language model with rotary positions, in eval mode, with its tokenizer.
+
+    Raises ModelError for a model without rotary positions, one that cannot be run in steps, one with a head that is not
+    what its output embeddings say, or with a vocabulary smaller than its tokenizer's.
+    """
+
+    def __init__(
+        self, hf: Any, tokenizer: Any, *, name: str, path: str = "", attention: str = "sdpa", native: int | None = None
+    ) -> None:
+        self.hf, self.tokenizer, self.name, self.path, self.attention = hf.eval(), tokenizer, name, path, attention
+        self.config = text_config(hf.config)
+        self.native_window = native or native_window(hf.config)
+        self.own_scaling = checkpoint_scaling(hf.config)
+        self.rope = RopeSwitch(hf, self.native_window)
+        self.vocab_size = int(hf.get_output_embeddings().weight.shape[0])
+        if len(tokenizer) > self.vocab_size and max(tokenizer.get_vocab().values()) >= self.vocab_size:
+            raise ModelError(
+                f"{name}: the tokenizer has {len(tokenizer)} tokens, the model {self.vocab_size}; "
+                "they do not belong together: give the right one with --tokenizer"
+            )
+        self.grouped = False
+        choose_attention(self)
+
+    @classmethod
+    def load(cls, spec: ModelSpec) -> Model:
+        """Read weights and tokenizer as `spec` says. Raises ModelError with one line for whatever is wrong."""
+        hf, tokenizer, attention = load_weights(spec)
+        return cls(hf, tokenizer, name=spec.name, path=spec.path, attention=attention, native=spec.native_window)
+
+    # what it is
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go."""
+        return cast(torch.device, self.hf.get_input_embeddings().weight.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return cast(torch.dtype, self.hf.get_input_embeddings().weight.dtype)
+
+    @property
+    def layers(self) -> int:
+        """Decoder layers."""
+        return int(self.config.num_hidden_layers)
+
+    @property
+    def heads(self) -> int:
+        """Query heads a layer."""
+        return int(self.config.num_attention_heads)
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of keys and values that one token of context holds."""
+        return memory.kv_bytes_per_token(self.config, self.dtype.itemsize)
+
+    def rule(self, scale: Scale | None, method: str | None) -> ScaleRule:
+        """How a run chooses g, from what `--scale` and `--method` say and the checkpoint's own scaling."""
+        return scale_rule(scale, method, self.native_window, self.own_scaling)
+
+    def needed_bytes(self, tokens: int, rows: int = 1) -> int:
+        """Estimate above the weights: cache of `rows` × `tokens`, one chunk's activations, one block of logits."""
+        chunk = min(tokens, CHUNK_TOKENS)
+        logits = 2 * min(chunk, SCORED_ROWS) * self.vocab_size * 4
+        return (
+            rows * tokens * self.kv_bytes_per_token
+            + chunk * memory.activation_bytes_per_token(self.config, self.dtype.itemsize)
+            + logits
+        )
+
+    def free_bytes(self) -> int:
+        """Memory still free on the devices that the weights lie on, together."""
+        return sum(memory.free_bytes(device) for device in {p.device for p in self.hf.parameters()})
+
+    def decode_rows(self, tokens: int) -> int:
+        """How many sequences of `tokens` to decode together: what fits in a third of the free memory, at most 64."""
+        fit = self.free_bytes() // 3 // max(1, tokens * self.kv_bytes_per_token)
+        most = CPU_DECODE_ROWS if self.device.type == "cpu" else 64
+        return int(max(1, min(most, fit))) if self.grouped else 1
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the config and each tensor's name, shape and up to 64 of its values.
+
+        A model that was moved, or is read by another transformers, stays the same model.
+        """
+        config = {k: v for k, v in self.hf.config.to_dict().items() if k not in ("_name_or_path", TRANSFORMERS)}
+        digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+        for name, tensor in self.hf.named_parameters():
+            flat = tensor.detach().reshape(-1)
+            sample = flat[:: max(1, flat.numel() // 64)][:64].float().cpu()
+            digest.update(f"{name}{tuple(tensor.shape)}".encode() + sample.numpy().tobytes())
+        return digest.hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """The `model` part of run.json; of a checkpoint made by `e2bench train` with its e2_config.json."""
+        trained = Path(self.path) / "e2_config.json"
+        e2 = {"e2": read_json(trained)} if trained.is_file() else {}
+        return {
+            "name": self.name,
+            "path": self.path,
+            "fingerprint": self.fingerprint(),
+            "architecture": type(self.hf).__name__,
+            "parameters": sum(p.numel() for p in self.hf.parameters()),
+            "native_window": self.native_window,
+            "vocab_size": self.vocab_size,
+            **e2,
+        }
+
+    # text
+
+    def encode(self, text: str, *, special_tokens: bool = True) -> list[int]:
+        """Token ids of a text, with what the tokenizer adds (BOS) or without."""
+        return cast("list[int]", self.tokenizer(text, add_special_tokens=special_tokens, verbose=False)["input_ids"])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids without special tokens, not stripped."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """Every token that ends a generation: the generation config's, which may be several, and the tokenizer's."""
+        eos = self.hf.generation_config.eos_token_id
+        several = [] if eos is None else list(eos) if isinstance(eos, Iterable) else [eos]
+        return frozenset(int(i) for i in [*several, self.tokenizer.eos_token_id] if i is not None)
+
+    # forward passes
+
+    def new_cache(self, tokens: int, rows: int = 1) -> Any:
+        """An empty cache for `rows` sequences of at most `tokens`."""
+        if self.grouped:
+            return KVCache(self.layers, rows=rows, capacity=tokens)
+        from transformers import DynamicCache
+
+        return DynamicCache(config=self.hf.config)
+
+    def hidden(self, input_ids: Tensor, cache: Any = None, start: int = 0) -> Tensor:
+        """Last hidden states (B, T, hidden) of (B, T) ids at positions start … start + T - 1, head not applied."""
+        positions = torch.arange(start, start + input_ids.shape[1], device=input_ids.device)[None]
+        body = self.hf.base_model
+        output = body(input_ids=input_ids, position_ids=positions, **cache_arguments(body, cache))
+        return cast(Tensor, output.last_hidden_state)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits (…, V) of hidden states as the model's own forward pass makes them, in at least float32."""
+        logits: Tensor = self.hf.get_output_embeddings()(hidden)
+        if scaling := getattr(self.config, "logits_scaling", None):
+            logits = logits / scaling
+        if scale := getattr(self.config, "logit_scale", None):
+            logits = logits * scale
+        if cap := getattr(self.config, "final_logit_softcapping", None):
+            logits = torch.tanh(logits / cap) * cap
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    @torch.inference_mode()
+    def prefill(self, ids: Sequence[int], cache: Any, start: int = 0) -> Tensor:
+        """Feed ids[start:] behind the `start` tokens in the one-row cache; the last hidden state (1, hidden)."""
+        tensor = torch.tensor([list(ids)], device=self.device)
+        for begin in range(start, len(ids), CHUNK_TOKENS):
+            last = self.hidden(tensor[:, begin : begin + CHUNK_TOKENS], cache, begin)
+        return last[:, -1]
+
+    @contextmanager
+    def scaled(self, method: str = "linear", factor: float = 1.0, *, length: int | None = None) -> Iterator[None]:
+        """A RoPE scaling in force inside: `linear` (PI, E²), `ntk`, `yarn`, `none`, or `dynamic`, with factor g.
+
+        length: tokens of the inputs, which `dynamic` needs, since its frequencies follow it.
+        Raises E2BenchError for a factor below 1 or a missing length, UnknownName for another method.
+        """
+        scaling = RopeScaling(method, factor)
+        if scaling.method in BY_LENGTH and length is None:
+            raise E2BenchError(f"{method} follows the length of each input: give length=")
+        with self.under(scaling, length or self.native_window):
+            yield
+
+    @contextmanager
+    def under(self, scaling: RopeScaling | None, length: int) -> Iterator[None]:
+        """`scaling` in force inside (None: the checkpoint's own), for inputs of `length` tokens."""
+        with self.rope.using(scaling or RopeScaling("checkpoint"), length):
+            yield
+
+    # losses
+
+    @torch.inference_mode()
+    def token_nll(self, input_ids: Tensor, first: int = 1) -> Tensor:
+        """Negative log-likelihood, in nats, of the tokens `first` … T - 1 given everything before them.
+
+        input_ids: (B, T) int64 rows of equal length. Returns (B, T - first) float32 (float64 for a float64 model).
+        Windows longer than CHUNK_TOKENS go through a cache in chunks, so that memory is the cache and one chunk.
+        """
+        rows, tokens = input_ids.shape
+        if not 1 <= first < tokens:
+            raise ValueError(f"first scored token {first} is outside 1 … {tokens - 1}")
+        input_ids = input_ids.to(self.device)
+        cache = None if tokens <= CHUNK_TOKENS else self.new_cache(tokens, rows)
+        # One array, not a list: small ones that stay, between large ones that go, would keep the heap from shrinking.
+        losses = self._losses(rows, tokens - first)
+        for begin in range(0, tokens, CHUNK_TOKENS):
+            end = min(begin + CHUNK_TOKENS, tokens)
+            hidden = self.hidden(input_ids[:, begin:end], cache, begin)
+            start, stop = max(first - 1, begin), min(end, tokens - 1)  # positions whose next token is scored
+            if start < stop:
+                states, targets = hidden[:, start - begin : stop - begin], input_ids[:, start + 1 : stop + 1]
+                self.nll(states, targets, losses[:, start + 1 - first : stop + 1 - first])
+        return losses
+
+    def nll(self, states: Tensor, targets: Tensor, out: Tensor | None = None) -> Tensor:
+        """Negative log-likelihoods (B, T), in nats, of targets (B, T) under hidden states (B, T, hidden).
+
+        The logits of SCORED_ROWS positions exist at a time. out: where to write them.
+        """
+        out = self._losses(*targets.shape) if out is None else out
+        for at in range(0, targets.shape[1], SCORED_ROWS):
+            part = slice(at, at + SCORED_ROWS)
+            logits = self.head(states[:, part]).flatten(0, 1)  # on the last GPU, where layers are spread over several
+            wanted = targets[:, part].flatten().to(logits.device)
+            out[:, part] = F.cross_entropy(logits, wanted, reduction="none").view(out[:, part].shape)
+        return out
+
+    def _losses(self, rows: int, tokens: int) -> Tensor:
+        return torch.empty(rows, tokens, dtype=torch.promote_types(self.dtype, torch.float32), device=self.device)
+
+    def option_scores(self, options: Sequence[Sequence[int]]) -> list[tuple[float, int]]:
+        """(summed log-probability in nats, number of scored tokens) of each option's ids but the first."""
+        from e2bench.models.options import option_scores
+
+        return option_scores(self, options)
+
+    # generation
+
+    def generate(
+        self, prompts: Sequence[Prompt], scaling: RopeScaling | None = None
+    ) -> Iterator[tuple[int, Generation]]:
+        """Greedy continuations of a batch: see `Decoder.generate`."""
+        return Decoder(self).generate(prompts, scaling)
+
+    def generate_sharing(
+        self, prompts: Sequence[Prompt], scaling: RopeScaling | None = None
+    ) -> Iterator[tuple[int, Generation]]:
+        """The same over one cache, for prompts that begin alike: see `Decoder.generate_sharing`."""
+        return Decoder(self).generate_sharing(prompts, scaling)
+
+    # attention
+
+    @contextmanager
+    def recording(self, rows: Rows) -> Iterator[None]:
+        """Forward passes inside give `rows` the last query's weights of every attention layer."""
+        from e2bench.models.recording import recording
+
+        with recording(self, rows):
+            yield
+
+    @contextmanager
+    def plain_attention(self) -> Iterator[None]:
+        """transformers' own SDPA inside, which takes masks: for code that pads its batches, as lm-eval does."""
+        if not self.grouped:
+            yield
+            return
+        self.hf.set_attn_implementation("sdpa")
+        try:
+            yield
+        finally:
+            self.hf.set_attn_implementation(ATTENTION)

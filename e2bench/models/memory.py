@@ -1,0 +1,65 @@
+"""Memory: how much inputs need above the weights, how much is free."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from e2bench.errors import E2BenchError
+
+if TYPE_CHECKING:
+    import torch
+
+    from e2bench.models.protocols import Generator
+
+
+def kv_bytes_per_token(config: Any, itemsize: int) -> int:
+    """Bytes of keys and values that one token of context holds, each value of `itemsize` bytes."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * int(config.num_hidden_layers) * int(heads) * int(dim) * itemsize
+
+
+def activation_bytes_per_token(config: Any, itemsize: int) -> int:
+    """Upper estimate of what one token of a chunk needs inside a layer, and one scored row's logits."""
+    widths = 6 * config.hidden_size + 3 * (getattr(config, "intermediate_size", None) or 4 * config.hidden_size)
+    return int(widths) * max(itemsize, 4)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory still free on a device; on the CPU what the kernel calls available, within a cgroup's limit."""
+    import torch
+
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(free + cached)
+    available = 8 << 30
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        available = int(lines["MemAvailable"].split()[0]) * 1024
+    return min(available, cgroup_free(Path("/sys/fs/cgroup")))
+
+
+def cgroup_free(folder: Path) -> int:
+    """Bytes below a cgroup's limit, file cache counted as free since the kernel gives it up; 2**63 without a limit."""
+    try:
+        limit = int((folder / "memory.max").read_text())
+        used = int((folder / "memory.current").read_text())
+        counts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):  # no cgroup, or "max"
+        return 1 << 63
+    return limit - used + int(counts.get("inactive_file", 0))
+
+
+def require_memory(model: Generator, tokens: int, rows: int = 1) -> None:
+    """Raise E2BenchError, saying how much is needed, when `rows` inputs of `tokens` cannot fit."""
+    needed = model.needed_bytes(tokens, rows)
+    free = model.free_bytes() if needed else 0
+    if needed > free:
+        raise E2BenchError(
+            f"{tokens:,} tokens need about {needed / 2**30:.1f} GiB beside the weights, "
+            f"{free / 2**30:.1f} GiB are free; "
+            "use shorter lengths, --batch-size 1 or --dtype bfloat16"
+        )

@@ -1,0 +1,1 @@
+"""Prompts: task rows, rendering, truncation, chat templates."""

@@ -1,0 +1,1 @@
+"""RoPE: scaling methods, native windows, the scale for a window, switching a loaded model."""

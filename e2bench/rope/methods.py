@@ -1,0 +1,124 @@
+"""RoPE scaling methods: one row each, in the words of transformers' `rope_parameters`.
+
+Symbols: L native window, L' extended window, g = L'/L scale (`factor`), d rotary dimension.
+E²-LLM (arXiv 2401.06951, eq. 4) and Position Interpolation (arXiv 2306.15595) rotate position m at m / g, which is the
+same as dividing the inverse frequencies by g.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from e2bench.errors import E2BenchError, UnknownName
+
+Parameters = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way from a factor g to inverse frequencies.
+
+    label: in tables and legends.
+    parameters: (g, L in tokens) -> `rope_parameters` for transformers' own RoPE code, without theta.
+    seq_len: (g, L, tokens of the input) -> the length that transformers computes the frequencies for; None: no length.
+    by_length: whether the frequencies follow each input's length, so that a batch holds one prompt.
+    in_config: whether a config says the same at every length (export, servers).
+    plain_at_one: whether g = 1 is the pretrained rotation.
+    own: whether only a checkpoint's config can ask for it.
+    """
+
+    name: str
+    label: str
+    parameters: Callable[[float, int], Parameters]
+    seq_len: Callable[[float, int, int], int] | None = None
+    by_length: bool = False
+    in_config: bool = True
+    plain_at_one: bool = True
+    own: bool = False
+
+
+def _default(g: float, native: int) -> Parameters:
+    return {"rope_type": "default"}
+
+
+def _linear(g: float, native: int) -> Parameters:
+    return {"rope_type": "linear", "factor": float(g)}
+
+
+def _yarn(g: float, native: int) -> Parameters:
+    return {"rope_type": "yarn", "factor": float(g), "original_max_position_embeddings": native}
+
+
+def _frozen_ntk(g: float, native: int) -> Parameters:
+    """transformers' dynamic NTK frozen at g·L with factor 1: base' = base · g^(d/(d-2))."""
+    return {"rope_type": "dynamic", "factor": 1.0}
+
+
+def _dynamic(g: float, native: int) -> Parameters:
+    return {"rope_type": "dynamic", "factor": float(g)}
+
+
+def _as_it_is(g: float, native: int) -> Parameters:
+    """What the checkpoint's config says, per-dimension factors included."""
+    return {}
+
+
+def _extended(g: float, native: int, tokens: int) -> int:
+    return math.ceil(g * native)
+
+
+def _at_least_native(g: float, native: int, tokens: int) -> int:
+    return max(tokens, native)
+
+
+def _tokens(g: float, native: int, tokens: int) -> int:
+    return tokens
+
+
+FOLLOWS = {"by_length": True, "plain_at_one": False}  # the input's length, also at g = 1
+ROWS = (
+    Method("none", "None", _default),
+    Method("linear", "PI", _linear),  # E² too: arXiv 2306.15595, 2401.06951
+    Method("ntk", "NTK", _frozen_ntk, _extended, in_config=False),
+    Method("dynamic", "Dynamic NTK", _dynamic, _at_least_native, in_config=False, **FOLLOWS),
+    Method("yarn", "YaRN", _yarn),  # arXiv 2309.00071
+    Method("longrope", "LongRoPE", _as_it_is, _tokens, own=True, **FOLLOWS),  # arXiv 2402.13753
+    Method("checkpoint", "the checkpoint's own", _as_it_is, plain_at_one=False, own=True),
+)
+BY_NAME = {row.name: row for row in ROWS}
+METHODS = tuple(row.name for row in ROWS if not row.own)  # what `--method` takes
+OWN_METHODS = ("yarn", "llama3", "longrope")  # scalings inside a checkpoint that a plain factor cannot replace
+BY_LENGTH = tuple(row.name for row in ROWS if row.by_length)
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """A scaling method and its factor g.
+
+    method: `none` (as pretrained), `linear` (PI and E²), `ntk` (NTK-aware base, fixed), `dynamic` (NTK base from the
+        length of each input), `yarn` (arXiv 2309.00071); or what a checkpoint's config says: `longrope` (arXiv
+        2402.13753, short or long factors by the length of each input), else `checkpoint`.
+    factor: g >= 1.
+    """
+
+    method: str = "linear"
+    factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.method not in BY_NAME:
+            raise UnknownName("RoPE method", self.method, list(METHODS))
+        if not (math.isfinite(self.factor) and self.factor >= 1):
+            raise E2BenchError(f"scale {self.factor:g} is not possible: it must be a finite number of at least 1")
+
+    @property
+    def row(self) -> Method:
+        """The method's row."""
+        return BY_NAME[self.method]
+
+
+def scale_for_window(window: int, native: int) -> int:
+    """The smallest integer g >= 1 with g·L >= window, both in tokens (`--scale auto`; LongLoRA's rule)."""
+    return max(1, -(-window // native))

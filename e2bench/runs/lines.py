@@ -1,0 +1,51 @@
+"""The lines of a run folder: read, merged over processes, named by id."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from e2bench.files import read_json, read_rows
+
+RUN, SCORES = "run.json", "scores.json"
+LM_EVAL = "lm-eval.json"  # what lm-eval said of each task, as it said it
+
+
+def asked(folder: Path) -> dict[str, int] | None:
+    """NAME: how many leading lines the last complete call asked for; None where run.json does not say."""
+    counts = read_json(folder / RUN).get("asked") if (folder / RUN).exists() else None
+    return counts if isinstance(counts, dict) and all(isinstance(n, int) for n in counts.values()) else None
+
+
+def names_of(folder: Path) -> list[str]:
+    """What a run's last call asked for lines of; NAME.rankN.jsonl of a single process belongs to NAME."""
+    names = {path.name.split(".")[0] for path in folder.glob("*.jsonl")}
+    counts = asked(folder)
+    return sorted(names if counts is None else names & counts.keys())
+
+
+def merged(folder: Path, name: str) -> dict[str, dict[str, Any]]:
+    """id: line, over NAME.jsonl and the files of single processes."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in [folder / f"{name}.jsonl", *sorted(folder.glob(f"{name}.rank*.jsonl"))]:
+        if path.exists():
+            for row in read_rows(path):
+                found.setdefault(row_id(row), row)
+    return found
+
+
+def stored_rows(folder: Path, name: str) -> list[dict[str, Any]]:
+    """The lines of one file that a run's last call asked for; all of a folder in LongBench's own layout."""
+    if (folder / RUN).exists():
+        counts = asked(folder)
+        return list(merged(folder, name).values())[: None if counts is None else counts.get(name, 0)]
+    return read_rows(folder / f"{name}.jsonl", ours=False)
+
+
+def row_id(row: Mapping[str, Any]) -> str:
+    """What tells one line of a file from another: `_id`, or the cell of a perplexity, passkey or attention line."""
+    if "_id" in row:
+        return str(row["_id"])
+    keys = ("document", "window", "length", "depth", "trial", "scale")
+    return " ".join(f"{key}={row[key]}" for key in keys if key in row)

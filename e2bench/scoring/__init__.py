@@ -1,0 +1,1 @@
+"""Scoring: metrics, statistics, averages. No torch."""

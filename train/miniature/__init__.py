@@ -1,0 +1,1 @@
+"""How the embedded tiny model and the paper in miniature are made."""
