@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
@@ -56,3 +58,29 @@ def unpacked_gguf() -> dict[str, Any]:
 
     config = getattr(transformers, "GgufConfig", None)
     return {"quantization_config": config(dequantize=True)} if config else {}
+
+
+@contextmanager
+def fixed_clock(today: datetime) -> Iterator[None]:
+    """Chat templates inside that ask for the date (`strftime_now`) get `today`.
+
+    transformers reads the clock in its own module and takes no date from the caller.
+    """
+    from transformers.utils import chat_template_utils as module
+
+    class Clock:
+        """Stands where the module has `datetime`."""
+
+        @staticmethod
+        def now() -> datetime:
+            """The fixed date."""
+            return today
+
+    before = getattr(module, "datetime", None)
+    if before is None:
+        raise RuntimeError("transformers reads the clock of chat templates elsewhere now: the date cannot be fixed")
+    setattr(module, "datetime", Clock)  # noqa: B010
+    try:
+        yield
+    finally:
+        setattr(module, "datetime", before)  # noqa: B010

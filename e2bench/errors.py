@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 SHOWN_CHARS = 1000
+FEW = 8  # names that fit into a message whole
 
 
 def printable(text: str) -> str:
@@ -30,7 +31,7 @@ class UnknownName(E2BenchError):
 
         near = get_close_matches(name, known, n=1)
         if near:
-            hint = f"did you mean {near[0]!r}?"
+            hint = f"did you mean {near[0]!r}?" + (f" (known: {', '.join(known)})" if len(known) <= FEW else "")
         elif not hint:
             hint = f"known: {', '.join(known)}"
         super().__init__(f"unknown {kind} {name!r}; {hint}")

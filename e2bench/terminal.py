@@ -12,4 +12,4 @@ def say(message: str) -> None:
     from rich.console import Console
 
     if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0:
-        Console(stderr=True).print(printable(message), highlight=False, markup=False)
+        Console(stderr=True).print(printable(message), highlight=False, markup=False, soft_wrap=True)

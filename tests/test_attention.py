@@ -230,7 +230,7 @@ def test_the_command_measures_resumes_and_refuses_other_settings(tiny_folder: Pa
     assert json.loads((out / "scores.json").read_text())["lengths"][1]["length"] == 420
     assert "--window 1k has no effect on attention" in invoke(*common, "--resume", "--window", "1k")
     assert (out / "attention.jsonl").read_bytes() == lines
-    with pytest.raises(RunFolderError, match='reduction = "mean", not "max"'):
+    with pytest.raises(RunFolderError, match="reduction = mean, not max"):
         invoke(*common, "--reduction", "max")
     for options, message in (
         (("--layers", "2"), "unknown layer '2'; the model has layers 0 … 1"),

@@ -43,7 +43,7 @@ def refused(ended: Any, *said: str) -> None:
         (["--data", "absent"], ["no folder absent"]),
         (["--data", "EMPTY"], ["holds no NAME.jsonl file"]),
         (["--scale", "0.5"], ["scale 0.5 is not possible", "at least 1"]),
-        (["--scale", "2,4"], ["'2,4' is a list, which only ppl takes"]),
+        (["--scale", "2,4"], ["'2,4' is a list, which longbench does not take"]),
         (["--scale", ""], ["scale '' is not a number"]),
         (["--scale", "eight"], ["'eight' is not a number"]),
         (["--scale", "nan"], ["nan"]),
@@ -112,7 +112,8 @@ def broken_models(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
     (root / "PICKLED" / "pytorch_model.bin").write_bytes(b"\x80\x04.")
     code = root / "CODE" / "config.json"
     auto_map = {"AutoModelForCausalLM": "modeling_own.OwnModel"}
-    code.write_text(json.dumps({**json.loads(code.read_text()), "auto_map": auto_map}), encoding="utf-8")
+    own = {"auto_map": auto_map, "model_type": "own"}  # a class that transformers does not have
+    code.write_text(json.dumps({**json.loads(code.read_text()), **own}), encoding="utf-8")
     weights = root / "TRUNCATED" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
     GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=512)).save_pretrained(root / "GPT2")

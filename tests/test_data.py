@@ -22,7 +22,7 @@ from e2bench.errors import DataError, UnknownName
 from e2bench.experiments.documents import corpus_source, open_corpus
 from e2bench.files import file_hashes, write_json
 from e2bench.models.loading import embedded_model
-from e2bench.tasks.corpora import DATASETS
+from e2bench.tasks.corpora import DATASETS, find
 
 
 def archive(path: Path, members: dict[str, bytes], link: str | None = None) -> Path:
@@ -115,18 +115,18 @@ def test_offline_is_said_and_what_to_do(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     with pytest.raises(DataError, match=r"cannot be fetched from the hub.*--data") as caught:
-        fetch("longbench")
+        fetch(find("longbench"))
     assert "\n" not in str(caught.value)
     assert cache_folder() == tmp_path
     with pytest.raises(UnknownName, match="did you mean 'longbench'"):
-        fetch("longbnech")
+        fetch(find("longbnech"))
 
 
 def test_what_is_in_the_cache_is_not_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("E2BENCH_CACHE", str(tmp_path))
     folder = tmp_path / f"longbench-{DATASETS['longbench'].revision[:12]}"
     folder.mkdir()
-    assert fetch("longbench") == folder
+    assert fetch(find("longbench")) == folder
 
 
 # ---- corpora
@@ -226,11 +226,11 @@ def test_what_was_unpacked_counts_as_verified_until_a_file_changes(
     folder = tmp_path / f"longbench-{DATASETS['longbench'].revision[:12]}"
     folder.mkdir()
     (folder / "trec.jsonl").write_text("{}\n")
-    assert not is_verified("longbench", fetch("longbench"))  # nothing says what its files should be
+    assert not is_verified(find("longbench"), fetch(find("longbench")))  # nothing says what its files should be
     write_json(folder / SUMS, file_hashes([folder / "trec.jsonl"]))
-    assert is_verified("longbench", fetch("longbench"))
+    assert is_verified(find("longbench"), fetch(find("longbench")))
     (folder / "trec.jsonl").write_text("{} \n")
-    assert not is_verified("longbench", fetch("longbench"))
+    assert not is_verified(find("longbench"), fetch(find("longbench")))
 
 
 def test_the_demo_documents_are_two_of_65536_tokens_and_more() -> None:

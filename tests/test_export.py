@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from e2bench.errors import E2BenchError, RunFolderError
-from e2bench.models.export import check_target, export, scaled_parameters, stored_dtype
+from e2bench.models.export import check_target, export, stored_dtype
 from e2bench.models.loading import ModelSpec
 from e2bench.models.local import Model
+from e2bench.models.scaled_config import scaled_parameters
 from e2bench.rope.methods import RopeScaling
 
 

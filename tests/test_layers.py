@@ -20,7 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("prompts", "data", "scoring", "runs"),
     ("tasks",),
     ("experiments", "train", "reporting"),
-    ("library",),
+    ("doctor", "library"),
     ("cli", "__main__"),
 )
 MAY_IMPORT_TORCH = (

@@ -198,7 +198,7 @@ def test_a_model_that_is_not_there_is_one_line(name: str) -> None:
 
 def test_a_file_that_is_no_gguf_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(b"GGUF" + b"\xff" * 100)
-    with pytest.raises(ModelError, match=r"model\.gguf cannot be loaded") as caught:
+    with pytest.raises(ModelError, match=r"model\.gguf cannot be (loaded|read)") as caught:
         load(tmp_path / "model.gguf")
     assert "\n" not in str(caught.value)
 

@@ -124,8 +124,8 @@ def test_the_start_of_a_continued_run_is_its_first(tmp_path: Path) -> None:
     ("changed", "message"),
     [
         ({"scale": 16}, "scale = 8, not 16"),
-        ({"tasks": ["trec", "lcc"]}, r'tasks = \["trec"\], not'),
-        ({"truncation": "ids"}, 'truncation = null, not "ids"'),
+        ({"tasks": ["trec", "lcc"]}, "tasks = trec, not trec,lcc"),
+        ({"truncation": "ids"}, "truncation = none, not ids"),
     ],
 )
 def test_other_settings_are_refused_by_name_and_nothing_is_touched(
@@ -141,14 +141,14 @@ def test_other_settings_are_refused_by_name_and_nothing_is_touched(
 def test_a_setting_that_is_gone_is_named_too(tmp_path: Path) -> None:
     with RunFolder(tmp_path, contents(limit=2)):
         pass
-    with pytest.raises(RunFolderError, match="limit = 2, not null"), RunFolder(tmp_path, contents()):
+    with pytest.raises(RunFolderError, match="limit = 2, not none"), RunFolder(tmp_path, contents()):
         pass
 
 
 def test_another_experiment_is_refused(tmp_path: Path) -> None:
     write(tmp_path, [1])
     other = {**contents(), "experiment": "ppl"}
-    with pytest.raises(RunFolderError, match='experiment = "longbench", not "ppl"'), RunFolder(tmp_path, other):
+    with pytest.raises(RunFolderError, match="experiment = longbench, not ppl"), RunFolder(tmp_path, other):
         pass
 
 

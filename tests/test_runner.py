@@ -27,7 +27,7 @@ def items(costs: Sequence[int], group: str = "g") -> list[Item]:
     return [Item("trec", str(n), cost, group, None) for n, cost in enumerate(costs)]
 
 
-def answer(batch: Sequence[Item]) -> Iterator[tuple[Item, Row]]:
+def answer(batch: Sequence[Item], folder: RunFolder) -> Iterator[tuple[Item, Row]]:
     """Work that always succeeds."""
     for item in batch:
         yield item, {"_id": item.id, "batch": len(batch)}
@@ -72,8 +72,8 @@ def test_records_end_in_the_order_of_the_items_and_the_run_is_complete(tmp_path:
 def test_what_was_done_is_not_done_again(tmp_path: Path) -> None:
     seen: list[str] = []
 
-    def breaking(batch: Sequence[Item]) -> Iterator[tuple[Item, Row]]:
-        for item, row in answer(batch):
+    def breaking(batch: Sequence[Item], folder: RunFolder) -> Iterator[tuple[Item, Row]]:
+        for item, row in answer(batch, folder):
             if len(seen) == 3:
                 raise KeyboardInterrupt
             seen.append(item.id)
@@ -85,9 +85,9 @@ def test_what_was_done_is_not_done_again(tmp_path: Path) -> None:
     assert seen == ["0", "1", "2"] and set(merged(tmp_path, "trec")) == {"0", "1", "2"}
     later: list[str] = []
 
-    def watching(batch: Sequence[Item]) -> Iterator[tuple[Item, Row]]:
+    def watching(batch: Sequence[Item], folder: RunFolder) -> Iterator[tuple[Item, Row]]:
         later.extend(i.id for i in batch)
-        yield from answer(batch)
+        yield from answer(batch, folder)
 
     assert [r["_id"] for r in start(tmp_path, watching, todo, size=1)] == list("01234")
     assert later == ["3", "4"]
@@ -95,7 +95,7 @@ def test_what_was_done_is_not_done_again(tmp_path: Path) -> None:
 
 
 def test_a_record_of_another_item_is_a_bug_and_stops_the_run(tmp_path: Path) -> None:
-    def mixed(batch: Sequence[Item]) -> Iterator[tuple[Item, Row]]:
+    def mixed(batch: Sequence[Item], folder: RunFolder) -> Iterator[tuple[Item, Row]]:
         yield batch[0], {"_id": "other"}
 
     with pytest.raises(ValueError, match="'other' was made for item '0'"):
@@ -108,9 +108,9 @@ def test_a_record_of_another_item_is_a_bug_and_stops_the_run(tmp_path: Path) -> 
 def needing(limit: int, tried: list[int]) -> Any:
     """Work that fits the memory in batches of at most `limit`; torch's own allocator refuses larger ones half-way."""
 
-    def work(batch: Sequence[Item]) -> Iterator[tuple[Item, Row]]:
+    def work(batch: Sequence[Item], folder: RunFolder) -> Iterator[tuple[Item, Row]]:
         tried.append(len(batch))
-        for at, (item, row) in enumerate(answer(batch)):
+        for at, (item, row) in enumerate(answer(batch, folder)):
             if len(batch) > limit and at == len(batch) // 2:
                 torch.empty(ABSURD)
             yield item, row
@@ -129,21 +129,21 @@ def test_a_batch_too_large_for_the_memory_is_halved_and_nothing_done_twice(tmp_p
 def test_memory_that_runs_out_before_any_record_is_halved_down_to_one(tmp_path: Path) -> None:
     tried: list[int] = []
 
-    def work(batch: Sequence[Item]) -> Iterator[tuple[Item, Row]]:
+    def work(batch: Sequence[Item], folder: RunFolder) -> Iterator[tuple[Item, Row]]:
         tried.append(len(batch))
         if len(batch) > 1:
             torch.empty(ABSURD)
-        yield from answer(batch)
+        yield from answer(batch, folder)
 
     assert len(start(tmp_path, work, items([1] * 5), size=5)) == 5
     assert tried == [5, 3, 2, 1, 1, 1, 2, 1, 1]
 
 
 def test_one_item_too_large_for_the_memory_is_a_failure_that_names_it(tmp_path: Path) -> None:
-    def work(batch: Sequence[Item]) -> Iterator[tuple[Item, Row]]:
+    def work(batch: Sequence[Item], folder: RunFolder) -> Iterator[tuple[Item, Row]]:
         if batch[0].id == "1":
             torch.empty(ABSURD)
-        yield from answer(batch)
+        yield from answer(batch, folder)
 
     with pytest.raises(RunFailed, match="out of memory on trec 1 alone") as caught:
         start(tmp_path, work, items([3, 2, 1]), size=1)
@@ -153,7 +153,7 @@ def test_one_item_too_large_for_the_memory_is_a_failure_that_names_it(tmp_path: 
 
 
 def test_other_errors_are_not_taken_for_memory(tmp_path: Path) -> None:
-    def work(batch: Sequence[Item]) -> Iterator[tuple[Item, Row]]:
+    def work(batch: Sequence[Item], folder: RunFolder) -> Iterator[tuple[Item, Row]]:
         raise RuntimeError("shape mismatch")
         yield
 

@@ -125,9 +125,7 @@ def test_a_line_that_cannot_be_scored_is_named(broken: dict[str, Any], message: 
 @pytest.mark.parametrize("field", ["pred", "answers", "all_classes"])
 def test_a_line_without_a_field_is_named(field: str) -> None:
     row = {name: value for name, value in prediction().items() if name != field}
-    with pytest.raises(
-        DataError, match=rf"^x/trec\.jsonl.* 2 has no '{field}'; needed are pred, answers, all_classes$"
-    ):
+    with pytest.raises(DataError, match=rf"^x/trec\.jsonl.* 2 has no '{field}'; expected pred, answers, all_classes$"):
         score_predictions([prediction(), row], BY_NAME["trec"], where="x/trec.jsonl")
     with pytest.raises(DataError, match=r"^trec: prediction 1"):
         score_predictions([row], BY_NAME["trec"])

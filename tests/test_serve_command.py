@@ -90,7 +90,7 @@ def test_gpus_and_nodes_are_spelled_as_each_engine_wants_them(tiny_folder, capsy
         (given(model="http://host/v1"), "is served already"),
         (given(model="x.gguf"), "e2bench export --model x.gguf"),
         (given(model="/nowhere/at/all"), "no folder or file /nowhere/at/all"),
-        (given(model="TINY", scale="2,4"), "give one number"),
+        (given(model="TINY", scale="2,4"), "is several scales"),
         (given(model="TINY", scale="per-input"), "is several scales"),
         (given(model="TINY", scale="4", method="ntk"), "linear, yarn or none"),
     ],

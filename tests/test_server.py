@@ -24,6 +24,7 @@ from e2bench.models.endpoint import Endpoint
 from e2bench.models.local import Model
 from e2bench.models.protocols import Prompt
 from e2bench.models.served import ServedModel
+from e2bench.rope.windows import parse_scale
 
 
 def given(**values: Any) -> Common:
@@ -240,10 +241,10 @@ def test_the_scale_is_the_servers_and_a_number_only_sets_the_window(server, toke
     model = connect(server, tokenizer)
     assert model.rule(None, None).window(None) == 1024
     assert model.rule(None, None).scaling(1024).factor == 8
-    assert model.rule("4", None).window(None) == 512
+    assert model.rule(parse_scale("4"), None).window(None) == 512
     for scale, method in (("auto", None), ("per-input", None), ("2,4", None), ("4", "ntk")):
         with pytest.raises(E2BenchError, match=r"cannot change a server|fixed when a server starts"):
-            model.rule(scale, method)
+            model.rule(parse_scale(scale), method)
 
 
 def test_another_count_of_prompt_tokens_is_said_once(server, tokenizer):

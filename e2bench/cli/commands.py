@@ -107,6 +107,20 @@ def export(common: Common) -> None:
     run(common)
 
 
+@app.command()
+@with_common
+def doctor(
+    common: Common,
+    *,
+    data: Annotated[str | None, Flag(help="Also read this data whole: documents or a LongBench folder.")] = None,
+    json: Annotated[bool, Flag("--json", help="As JSON.")] = False,
+) -> None:
+    """Check a model, tokenizer, adapter or server: what would make a number wrong, and what to give."""
+    from e2bench.cli.doctor import run
+
+    run(common, data=data, as_json=json)
+
+
 @app.command("serve-command")
 @with_common
 def serve_command(

@@ -54,7 +54,7 @@ def overrides(config: Any, scaling: RopeScaling, native: int) -> dict[str, Any]:
     vLLM takes nothing else since `--rope-scaling` is gone (docs.vllm.ai, features/context_extension). The window a
     server allows is `max_position_embeddings` × factor, so L must stay there.
     """
-    from e2bench.models.export import scaled_parameters
+    from e2bench.models.scaled_config import scaled_parameters
 
     if any(isinstance(value, dict) for value in (text_config(config).rope_parameters or {}).values()):
         raise E2BenchError(

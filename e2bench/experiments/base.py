@@ -38,7 +38,7 @@ class Plan:
     scaling, length: what stands in force when run.json is written; None: no single one.
     rope: method and factor, as run.json shows them.    data: file or document: hash.    source: where the data is from.
     window: of the run in tokens, where it has one; part of the default folder's name.
-    facts: further entries of run.json.    keep: what must live as long as the plan.
+    facts: further entries of run.json.    close: called when the run is over, or refused.
     """
 
     items: Sequence[Item]
@@ -53,7 +53,7 @@ class Plan:
     window: int | None = None
     note: Callable[[Row], str] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
-    keep: Any = None
+    close: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)

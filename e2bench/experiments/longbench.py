@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from e2bench.terminal import say
 if TYPE_CHECKING:
     from e2bench.experiments.options import Common
     from e2bench.models.protocols import Generator
+    from e2bench.prompts.chat import ChatWrapper
     from e2bench.prompts.task import Example, Task
 
 Work = list[tuple["Task", str, "Sequence[Example]"]]
@@ -41,7 +43,7 @@ class LongBench(Experiment):
 
     name: ClassVar[str] = "longbench"
     about: ClassVar[str] = "LongBench v1: 21 tasks, middle truncation, official scores and averages."
-    agree: ClassVar[Mapping[str, bool]] = {"versions": True, "data": False}
+    agree: ClassVar[Mapping[str, bool]] = {"versions": True, "data": False, "hashes": True}
     benchmark: ClassVar[str] = "LongBench"
 
     tasks: str = setting("all", "all, en, zh, code, e (LongBench-E) or task names, separated by commas.", lines="tasks")
@@ -50,6 +52,7 @@ class LongBench(Experiment):
     input_limit: int | None = setting(None, "Tokens kept of a prompt. Default: 1000·⌊window/1024⌋ - 500.", minimum=2)
     truncation: str = setting("official", "official (decode, join, re-encode) or ids.", choices=MODES)
     chat_template: str = setting("auto", "auto, none, llama2, vicuna, longchat or FILE.jinja.")
+    thinking: bool = setting(True, "Leave a template's thinking block on; --no-thinking asks for none.")
     prompts: Path | None = setting(None, "LongBench's dataset2prompt.json instead of lm-eval's copies.")
     no_context: bool = setting(False, "Leave the document out: what the model knows already.", flags=("--no-context",))
     early_stop: bool = setting(True, "Stop a row once its score cannot change.")
@@ -70,7 +73,6 @@ class LongBench(Experiment):
     def plan(self, model: Generator, rule: ScaleRule, common: Common, inputs: Inputs) -> Plan:
         """Every example of every task; the scale is one for the run, or follows each input."""
         from e2bench.experiments.answers import Feeding, answering, items_of, rows_together
-        from e2bench.prompts.chat import chat_wrapper
 
         tasks = [task for task, _, _ in inputs.work]
         limit = self.input_limit or preset_limit(common)
@@ -84,7 +86,7 @@ class LongBench(Experiment):
             window=window,
             input_limit=limit,
             truncation=self.truncation,
-            wrapper=chat_wrapper(chat_format(self.chat_template, common), model.tokenizer),
+            wrapper=self._wrapper(model, common),
             with_context=not self.no_context,
             early_stop=self.early_stop,
             batch_size=common.batch_size,
@@ -103,6 +105,7 @@ class LongBench(Experiment):
                 "input_limit": limit,
                 "truncation": self.truncation,
                 "chat_template": feeding.wrapper.name if feeding.wrapper else "none",
+                "hashes": {"chat_template": feeding.wrapper.sha256} if feeding.wrapper else {},
                 "prompts": "official" if self.prompts is None else file_hashes([self.prompts])[self.prompts.name],
                 "context": not self.no_context,
                 "early_stop": self.early_stop,
@@ -116,6 +119,18 @@ class LongBench(Experiment):
             length=window,
             window=window,
         )
+
+    def _wrapper(self, model: Generator, common: Common) -> ChatWrapper | None:
+        """The chat wrapper; says so where its answers would begin with thoughts."""
+        from e2bench.prompts.chat import chat_wrapper
+
+        wrapper = chat_wrapper(chat_format(self.chat_template, common), model.tokenizer, thinking=self.thinking)
+        if wrapper is not None and wrapper.opens_thinking:
+            say(
+                "the chat template opens a thinking block: answers would be thoughts, cut off at each task's budget; "
+                "--no-thinking closes it where the template can"
+            )
+        return wrapper
 
     def _data_folder(self, tasks: Sequence[Task]) -> tuple[Path, DataSource]:
         """The folder of NAME.jsonl files: the one given, the demo one, or the cached public data set."""
@@ -219,6 +234,7 @@ def task_details(folder: Path, task: Task, rouge_score: bool) -> dict[str, Any]:
     share = mean(values)
     bounds = interval(values)
     answered = [row for row in rows if row.get("finish") != "error"]
+    check_counts(folder, task, rows)
     entry: dict[str, Any] = {
         "score": None if share is None else 100 * share,
         "interval": bounds and [100 * bound for bound in bounds],
@@ -236,6 +252,22 @@ def task_details(folder: Path, task: Task, rouge_score: bool) -> dict[str, Any]:
         google = [max(rouge_score_l(row["pred"], answer) for answer in row["answers"]) for row in answered]
         entry["rouge_score"] = 100 * (mean(google) or 0.0)
     return entry
+
+
+def check_counts(folder: Path, task: Task, rows: Sequence[Line]) -> None:
+    """Say aloud what would count samples twice: equal lines, ids that repeat, more lines than the set has.
+
+    Raises DataError for two lines of one `_id`.
+    """
+    ids = [str(row["_id"]) for row in rows if "_id" in row]
+    if len(set(ids)) < len(ids):
+        twice = next(one for at, one in enumerate(ids) if one in ids[:at])
+        raise DataError(f"{folder / task.name}.jsonl: two lines have the _id {twice!r}; a sample would count twice")
+    equal = len(rows) - len({json.dumps(row, sort_keys=True, default=str) for row in rows})
+    if equal:
+        say(f"{folder / task.name}.jsonl: {equal} lines equal another one; each counts")
+    if len(rows) > task.samples:
+        say(f"{folder / task.name}.jsonl: {len(rows)} lines, and the set has {task.samples} samples")
 
 
 def was_truncated(line: Line) -> bool:

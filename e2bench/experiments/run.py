@@ -13,11 +13,15 @@ from e2bench.experiments.base import Experiment, Plan
 from e2bench.experiments.loading import check_model, load_model, with_preset
 from e2bench.experiments.options import Common
 from e2bench.files import read_json
+from e2bench.models.findings import NOTE, Finding
+from e2bench.rope.windows import ScaleRule
 from e2bench.runs.folder import RunFolder, another_run
 from e2bench.runs.lines import RUN
 from e2bench.runs.manifest import manifest, shareable
 from e2bench.runs.processes import Processes
 from e2bench.terminal import say
+
+_told: list[Finding] = []
 
 
 def run_experiment(experiment: Experiment, common: Common, model: Any = None) -> Path | None:
@@ -34,10 +38,21 @@ def run_experiment(experiment: Experiment, common: Common, model: Any = None) ->
     inputs = experiment.inputs(common)
     model = load_model(common, needs=experiment.needs) if model is None else model
     check_needs(experiment, model)
+    tell(model)
     rule = experiment.rule(model, with_preset(common))
     plan = experiment.plan(model, rule, common, inputs)
     if plan is None:
         return None
+    try:
+        return run_plan(experiment, common, model, rule, plan)
+    finally:
+        plan.close()
+
+
+def run_plan(experiment: Experiment, common: Common, model: Any, rule: ScaleRule, plan: Plan) -> Path | None:
+    """Open the folder, measure what it lacks, score it."""
+    if plan.scaling is not None and hasattr(model, "check_scaling"):
+        model.check_scaling(plan.scaling)
     processes = Processes.from_environment()
     if plan.scaling is not None:
         model.rope.set(plan.scaling, plan.length)  # what run.json shows as in force
@@ -51,6 +66,14 @@ def run_experiment(experiment: Experiment, common: Common, model: Any = None) ->
         measure(plan, folder, processes, title=experiment.name)
         done = finish_run(out, processes)
     return out if done else None
+
+
+def tell(model: Any) -> None:
+    """Say once a model what was found that one should know (`e2bench doctor` has the whole list)."""
+    for found in getattr(model, "findings", []):
+        if found.level == NOTE and found not in _told:
+            _told.append(found)
+            say(found.line)
 
 
 def check_folder_early(experiment: Experiment, out: Path) -> None:
@@ -129,6 +152,7 @@ def open_run(
         attention=model.attention,
         batch_size="auto" if common.batch_size is None else str(common.batch_size),
         processes=processes.world,
+        checks=[found.as_json() for found in getattr(model, "findings", [])],
         **plan.facts,
     )
     return RunFolder(

@@ -123,14 +123,18 @@ class Short(Experiment):
             }
         from e2bench.experiments import harness
 
-        scratch = tempfile.TemporaryDirectory(prefix="e2bench-")  # goes with the plan
-        manager = harness.task_manager(inputs.tasks, self.data, Path(scratch.name))
-        items = harness.items_of(harness.load_tasks(inputs.tasks, manager), self.limit)
+        scratch = tempfile.TemporaryDirectory(prefix="e2bench-")
+        try:
+            manager = harness.task_manager(inputs.tasks, self.data, Path(scratch.name))
+            items = harness.items_of(harness.load_tasks(inputs.tasks, manager), self.limit)
+        except BaseException:
+            scratch.cleanup()
+            raise
         return {
             "items": items,
             "measure": harness.evaluating(model, manager, scaling, limit=self.limit, batch_size=common.batch_size),
             "batch_size": lambda item: len(items),
-            "keep": scratch,
+            "close": scratch.cleanup,
         }
 
     def _names(self, tasks: Sequence[ShortTask]) -> list[str]:

@@ -87,6 +87,11 @@ class Decoder:
         Order the prompts so that neighbours have long common beginnings. Results equal `generate` up to rounding.
         """
         longest = max(len(p.ids) + p.max_new_tokens for p in prompts)
+        if not self.model.croppable:  # nothing can be kept of the prompt before
+            for index, prompt in enumerate(prompts):
+                for _, generation in self.generate([prompt], scaling):
+                    yield index, generation
+            return
         with self.model.under(scaling, longest):
             cache = self.model.new_cache(longest)
             before: Sequence[int] = []

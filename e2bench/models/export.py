@@ -2,49 +2,25 @@
 
 from __future__ import annotations
 
+import secrets
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from e2bench.errors import E2BenchError, RunFolderError
+from e2bench.errors import ModelError, RunFolderError
 from e2bench.files import disk_errors, read_json, write_atomic, write_json
+from e2bench.models.findings import NOTE, OK, find
 from e2bench.models.local import Model
-from e2bench.rope.config import SCALED_LAYERS, rope_config, text_config
-from e2bench.rope.methods import ROWS, RopeScaling
+from e2bench.models.probe import TOKENS, probe_ids
+from e2bench.models.scaled_config import set_scaling
+from e2bench.models.tokenizers import PROBES
+from e2bench.rope.methods import RopeScaling
 from e2bench.rope.windows import short_length, short_number
 
 MARK = "e2bench_export.json"
-
-
-def scaled_parameters(parameters: dict[str, Any], scaling: RopeScaling, native: int) -> dict[str, Any]:
-    """`rope_parameters` for a scaling: theta and what else describes the rotation kept, the type and factor replaced.
-
-    Raises E2BenchError for a method whose frequencies transformers cannot read from a config the same way.
-    """
-    kept = {k: v for k, v in parameters.items() if k in ("rope_theta", "partial_rotary_factor")}
-    if scaling.method == "none" or (scaling.factor == 1 and scaling.row.plain_at_one):
-        return {**kept, "rope_type": "default"}
-    if not scaling.row.in_config or scaling.row.own:
-        takes = [row.name for row in ROWS if row.in_config and not row.own and row.name != "none"]
-        raise E2BenchError(
-            f"method {scaling.method!r} has no fixed form in a config; export takes {', '.join(takes)} or none"
-        )
-    return {**kept, **scaling.row.parameters(scaling.factor, native)}
-
-
-def set_scaling(config: Any, scaling: RopeScaling, native: int) -> None:
-    """Write a scaling into a config in place.
-
-    `max_position_embeddings` stays L for a linear factor: vLLM multiplies it by the factor, and so do we
-    (`native_window`), so that the window is g·L everywhere. YaRN's is L as well, and named once more in its parameters.
-    """
-    text = text_config(config)
-    new = scaled_parameters(rope_config(config), scaling, native)
-    all_parameters = text.rope_parameters
-    per_layer = any(isinstance(value, dict) for value in all_parameters.values())
-    text.rope_parameters = {**all_parameters, SCALED_LAYERS: new} if per_layer else new
-    text.max_position_embeddings = native
 
 
 def export(model: Model, scaling: RopeScaling | None, out: Path, *, dtype: torch.dtype | None = None) -> Path:
@@ -55,25 +31,82 @@ def export(model: Model, scaling: RopeScaling | None, out: Path, *, dtype: torch
     Raises RunFolderError for a folder that holds something else than an earlier export.
     """
     check_target(out)
-    hf, native = model.hf, model.native_window
-    if scaling is not None:
-        set_scaling(hf.config, scaling, native)
-    if hasattr(hf.config, "quantization_config"):  # of a GGUF file: what is written is unpacked
-        del hf.config.quantization_config
-    if dtype is not None:
-        hf = hf.to(dtype)
     in_force = scaling or model.own_scaling or RopeScaling("none")
-    window = int(in_force.factor * native)
-    hf.config.use_cache = True
-    facts = {"source": model.name, "method": in_force.method, "scale": short_number(in_force.factor)}
-    with disk_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(out / MARK, {**facts, "native_window": native, "window": window})
-        hf.save_pretrained(out)
-        model.tokenizer.model_max_length = window
-        model.tokenizer.save_pretrained(out)
-        write_atomic(out / "README.md", _card(model, in_force, window))
+    window = int(in_force.factor * model.native_window)
+    ids = probe_ids(model, TOKENS)
+    with torch.inference_mode(), model.under(scaling, TOKENS):
+        want = model.head(model.hidden(ids)).cpu()
+    beside = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with disk_errors(out):
+            beside.mkdir(parents=True)
+            _write(model, scaling, in_force, window, beside, dtype)
+        _check_written(model, beside, ids, want)
+        _move_into_place(beside, out)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
     return out
+
+
+def _write(
+    model: Model, scaling: RopeScaling | None, in_force: RopeScaling, window: int, folder: Path, dtype: Any
+) -> None:
+    hf = model.hf
+    try:
+        if scaling is not None:
+            set_scaling(hf.config, scaling, model.native_window)
+        if hasattr(hf.config, "quantization_config"):  # of a GGUF file: what is written is unpacked
+            del hf.config.quantization_config
+        if dtype is not None:
+            hf = hf.to(dtype)
+        hf.config.use_cache = True
+        facts = {"source": model.name, "method": in_force.method, "scale": short_number(in_force.factor)}
+        write_json(folder / MARK, {**facts, "native_window": model.native_window, "window": window})
+        hf.save_pretrained(folder)
+    except OSError:
+        raise
+    except Exception as error:  # a config class that takes no such scaling (Phi-3) says so in its own way
+        raise ModelError(
+            f"{model.name}: transformers writes no such config: {' '.join(str(error).split())[:200]}"
+        ) from None
+    model.tokenizer.model_max_length = window
+    model.tokenizer.save_pretrained(folder)
+    write_atomic(folder / "README.md", _card(model, in_force, window))
+
+
+@torch.inference_mode()
+def _check_written(model: Model, folder: Path, ids: torch.Tensor, want: torch.Tensor) -> None:
+    """Load what was written and compare logits and ids. Raises ModelError where they are others."""
+    size = sum(p.numel() * p.element_size() for p in model.hf.parameters())
+    if size > 0.8 * model.free_bytes():
+        find("export", NOTE, f"a second copy ({size / 2**30:.1f} GiB) does not fit: the config only was compared")
+        return
+    again: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    again = again.to(model.device).eval()
+    found = again(input_ids=ids).logits.float().cpu()
+    tolerance = 1e-3 if again.dtype.itemsize >= 4 and model.dtype.itemsize >= 4 else 5e-2
+    if not bool((found - want).norm() <= tolerance * want.norm()):
+        raise ModelError(
+            f"{model.name}: the exported checkpoint gives other logits than the model here, so nothing was written; "
+            "its config cannot carry this scaling"
+        )
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    for text in PROBES:
+        if tokenizer(text)["input_ids"] != model.tokenizer(text)["input_ids"]:
+            raise ModelError(
+                f"{model.name}: the exported tokenizer gives other ids for {text[:24]!r}, so nothing was written"
+            )
+    find("export", OK, "loaded again, it gives the logits and ids of the model here")
+
+
+def _move_into_place(made: Path, out: Path) -> None:
+    """One whole folder for another: an interrupted export never leaves one's config over another's weights."""
+    with disk_errors(out):
+        old = out.with_name(f".{out.name}.{secrets.token_hex(4)}.old")
+        if out.exists():
+            out.rename(old)
+        made.rename(out)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def stored_dtype(path: str) -> torch.dtype | None:

@@ -13,6 +13,11 @@ from e2bench.errors import E2BenchError, ModelError
 from e2bench.extras import require
 from e2bench.files import read_json
 from e2bench.hub import OFFLINE, is_cached, is_online
+from e2bench.models.adapters import merge_adapter
+from e2bench.models.gguf_file import GgufFile, GgufRope, tell
+from e2bench.models.keys import check_keys
+from e2bench.models.tokenizers import checked
+from e2bench.rope.switch import divide_frequencies
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")
@@ -55,12 +60,24 @@ def embedded_model() -> Path:
     return folder
 
 
-def load_weights(spec: ModelSpec) -> tuple[Any, Any, str]:
-    """(model, tokenizer, attention implementation). Raises ModelError, one line, for whatever cannot be loaded."""
+@dataclass(frozen=True)
+class Loaded:
+    """What was read from the disk.
+
+    native: L in tokens where the file tells it and the config does not.    own_factor: window / L of a scaling that
+        only the file has, which then is in the rotary modules already.
+    """
+
+    hf: Any
+    tokenizer: Any
+    native: int | None = None
+    own_factor: float | None = None
+
+
+def load_weights(spec: ModelSpec) -> Loaded:
+    """Weights and tokenizer, nothing dropped. Raises ModelError, one line, for whatever cannot be loaded whole."""
     import torch
 
-    if spec.dtype not in DTYPES:
-        raise E2BenchError(f"dtype {spec.dtype!r} is not known; choose one of {', '.join(DTYPES)}")
     _check_attention(spec.attention)
     device = _device(spec.device)
     source, adapter = _source(spec)
@@ -73,27 +90,56 @@ def load_weights(spec: ModelSpec) -> tuple[Any, Any, str]:
     }
     from transformers import AutoModelForCausalLM
 
+    gguf = None
     if "gguf_file" in source:
         options |= unpacked_gguf()
+        gguf = GgufFile(Path(source["pretrained_model_name_or_path"]) / source["gguf_file"])
+        rope = gguf.rope()
+        options |= _gguf_config(spec, source, rope)
     else:
         options["use_safetensors"] = None if spec.allow_pickle else True
 
     hf, info = _guarded(
         spec, lambda: AutoModelForCausalLM.from_pretrained(**options, output_loading_info=True), "weights"
     )
-    if missing := sorted(info["missing_keys"]):  # transformers fills them with random numbers and goes on
-        raise ModelError(f"{spec.path} lacks {len(missing)} of the model's tensors, {missing[0]} among them")
+    check_keys(spec.path, info)
     if getattr(hf.config.get_text_config(), "num_hidden_layers", 1) < 1:
         raise ModelError(f"{spec.path} has no layers: num_hidden_layers in its config must be at least 1")
     if adapter:
-        hf = _with_adapter(spec, hf, adapter)
+        hf = _guarded(spec, lambda: merge_adapter(hf, adapter, allow_pickle=spec.allow_pickle), "adapter")
     if any(not p.is_floating_point() for p in hf.parameters()):
         raise ModelError(
             f"{spec.path}: some weights are still quantised after loading; give a float or GGUF checkpoint"
         )
     if spec.device_map is None:
         hf = _guarded(spec, lambda: hf.to(torch.device(device)), f"copy on {device}")
-    return hf, _tokenizer(spec, source, adapter), spec.attention
+    tokenizer = _tokenizer(spec, source, adapter)
+    if gguf is None:
+        return Loaded(hf, tokenizer)
+    if spec.tokenizer is None:
+        tokenizer = gguf.fit_tokenizer(tokenizer)
+    if not rope.factors:
+        return Loaded(hf, tokenizer, rope.native)
+    native = spec.native_window or rope.native
+    if native is None:
+        raise ModelError(
+            f"{spec.path} has frequency factors of an unknown rule, which do not tell the native window; give it with "
+            "--native-window"
+        )
+    divide_frequencies(hf, rope.factors)
+    return Loaded(hf, tokenizer, native, max(1.0, (rope.context or native) / native))
+
+
+def _gguf_config(spec: ModelSpec, source: dict[str, Any], rope: GgufRope) -> dict[str, Any]:
+    """The `config` argument of from_pretrained with the file's own RoPE scaling; {} where it has none."""
+    tell(rope, Path(source["gguf_file"]))
+    if not rope.parameters:
+        return {}
+    from transformers import AutoConfig
+
+    config = _guarded(spec, lambda: AutoConfig.from_pretrained(**source), "config")
+    config.rope_parameters = {**(config.rope_parameters or {}), **rope.parameters}
+    return {"config": config}
 
 
 def _source(spec: ModelSpec) -> tuple[dict[str, Any], Path | None]:
@@ -136,7 +182,7 @@ def _check_folder(path: Path, spec: ModelSpec) -> None:
     if not (path / "config.json").exists():
         raise ModelError(f"{path} is no model folder: it has no config.json")
     config = read_json(path / "config.json")
-    if config.get("auto_map") and not spec.trust_remote_code:
+    if config.get("auto_map") and not spec.trust_remote_code and not _is_native(config):
         raise ModelError(f"{path} brings its own Python code; read it, then give --trust-remote-code to run it")
     if any(path.glob("*.safetensors")):
         return
@@ -150,9 +196,15 @@ def _check_folder(path: Path, spec: ModelSpec) -> None:
         )
 
 
+def _is_native(config: dict[str, Any]) -> bool:
+    """Whether transformers has the model's class itself, so that code beside the weights is not needed."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    kind = config.get("model_type")
+    return isinstance(kind, str) and kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+
 def _check_attention(name: str) -> None:
-    if name not in ATTENTIONS:
-        raise E2BenchError(f"attention {name!r} is not known; choose one of {', '.join(ATTENTIONS)}")
     if package := {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}.get(name):
         require(package, "flash", f"--attn {name}")
 
@@ -183,15 +235,6 @@ def _dtype(name: str, device: str) -> Any:
     return getattr(torch, name)
 
 
-def _with_adapter(spec: ModelSpec, hf: Any, adapter: Path) -> Any:
-    from peft import PeftModel
-
-    if not (adapter / "adapter_model.safetensors").exists():
-        raise ModelError(f"{adapter} holds no adapter_model.safetensors (pickled adapters are not read)")
-    merged = _guarded(spec, lambda: PeftModel.from_pretrained(hf, str(adapter)), "adapter")
-    return merged.merge_and_unload()
-
-
 def _tokenizer(spec: ModelSpec, source: dict[str, Any], adapter: Path | None) -> Any:
     from transformers import AutoTokenizer
 
@@ -202,7 +245,26 @@ def _tokenizer(spec: ModelSpec, source: dict[str, Any], adapter: Path | None) ->
     tokenizer = _guarded(spec, lambda: AutoTokenizer.from_pretrained(**source), "tokenizer")
     if not len(tokenizer):
         raise ModelError(f"{spec.path}: no tokenizer in this folder; give one with --tokenizer")
-    return tokenizer
+    return checked(tokenizer, _tokenizer_file(source), lambda: _plain_tokenizer(spec, source))
+
+
+def _tokenizer_file(source: dict[str, Any]) -> Path | None:
+    """The tokenizer.json that `source` is loaded from: in a folder, or in the hub's cache."""
+    if "gguf_file" in source:
+        return None
+    folder = Path(source["pretrained_model_name_or_path"])
+    if folder.is_dir():
+        return folder / "tokenizer.json" if (folder / "tokenizer.json").is_file() else None
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(str(folder), "tokenizer.json", revision=source.get("revision"))
+    return Path(cached) if isinstance(cached, str) else None
+
+
+def _plain_tokenizer(spec: ModelSpec, source: dict[str, Any]) -> Any:
+    from transformers import PreTrainedTokenizerFast
+
+    return _guarded(spec, lambda: PreTrainedTokenizerFast.from_pretrained(**source), "tokenizer")
 
 
 def _tokenizer_source(name: str, trust_remote_code: bool) -> dict[str, Any]:

@@ -17,14 +17,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from e2bench.compat import cache_arguments
-from e2bench.errors import E2BenchError, ModelError
+from e2bench.errors import E2BenchError, RunFailed
 from e2bench.files import read_json
 from e2bench.models import memory
 from e2bench.models.decoding import Decoder
+from e2bench.models.findings import Finding, collected
 from e2bench.models.kvcache import ATTENTION, KVCache
 from e2bench.models.loading import ModelSpec, load_weights
-from e2bench.models.probe import choose_attention
+from e2bench.models.probe import check_scale_matters, choose_ways
 from e2bench.models.protocols import Generation, Prompt, Rows
+from e2bench.models.tokenizers import check_ids, check_vocabulary
+from e2bench.models.windows_check import tell_layers, tell_window
 from e2bench.rope.config import checkpoint_scaling, native_window, text_config
 from e2bench.rope.methods import BY_LENGTH, RopeScaling
 from e2bench.rope.switch import RopeSwitch
@@ -51,20 +54,35 @@ class Model:
         self.native_window = native or native_window(hf.config)
         self.own_scaling = checkpoint_scaling(hf.config)
         self.rope = RopeSwitch(hf, self.native_window)
-        self.vocab_size = int(hf.get_output_embeddings().weight.shape[0])
-        if len(tokenizer) > self.vocab_size and max(tokenizer.get_vocab().values()) >= self.vocab_size:
-            raise ModelError(
-                f"{name}: the tokenizer has {len(tokenizer)} tokens, the model {self.vocab_size}; "
-                "they do not belong together: give the right one with --tokenizer"
-            )
-        self.grouped = False
-        choose_attention(self)
+        if self.own_scaling and self.own_scaling.method in BY_LENGTH and not self.rope.follows_length:
+            self.own_scaling = RopeScaling("checkpoint", self.own_scaling.factor)  # its class fixes them (Hunyuan)
+        self.findings: list[Finding] = []
+        self._tried: set[RopeScaling] = set()
+        self.vocab_size = int(hf.get_input_embeddings().weight.shape[0])
+        check_vocabulary(tokenizer, self.vocab_size, name)
+        self.grouped, self.chunked, self.croppable = False, True, True
+        choose_ways(self)
+        check_scale_matters(self)
 
     @classmethod
     def load(cls, spec: ModelSpec) -> Model:
         """Read weights and tokenizer as `spec` says. Raises ModelError with one line for whatever is wrong."""
-        hf, tokenizer, attention = load_weights(spec)
-        return cls(hf, tokenizer, name=spec.name, path=spec.path, attention=attention, native=spec.native_window)
+        with collected() as findings:
+            loaded = load_weights(spec)
+            native = spec.native_window or loaded.native
+            names = {"name": spec.name, "path": spec.path, "attention": spec.attention}
+            try:
+                model = cls(loaded.hf, loaded.tokenizer, **names, native=native)
+            except (RuntimeError, MemoryError) as error:
+                if not memory.is_exhausted(error):
+                    raise
+                raise RunFailed(f"out of memory when {spec.name} was tried on a hundred tokens; free some") from None
+            tell_window(loaded.hf.config, loaded.tokenizer, model.native_window, spec.native_window)
+            tell_layers(loaded.hf.config)
+            if loaded.own_factor is not None:  # a scaling that only the file has
+                model.own_scaling = RopeScaling("checkpoint", loaded.own_factor)
+        model.findings = findings
+        return model
 
     # what it is
 
@@ -77,6 +95,11 @@ class Model:
     def dtype(self) -> torch.dtype:
         """Of the weights."""
         return cast(torch.dtype, self.hf.get_input_embeddings().weight.dtype)
+
+    @property
+    def chunk_tokens(self) -> int:
+        """Tokens of a prefill that go through the model at once."""
+        return CHUNK_TOKENS
 
     @property
     def layers(self) -> int:
@@ -99,7 +122,7 @@ class Model:
 
     def needed_bytes(self, tokens: int, rows: int = 1) -> int:
         """Estimate above the weights: cache of `rows` × `tokens`, one chunk's activations, one block of logits."""
-        chunk = min(tokens, CHUNK_TOKENS)
+        chunk = min(tokens, CHUNK_TOKENS) if self.chunked else tokens
         logits = 2 * min(chunk, SCORED_ROWS) * self.vocab_size * 4
         return (
             rows * tokens * self.kv_bytes_per_token
@@ -149,7 +172,8 @@ class Model:
 
     def encode(self, text: str, *, special_tokens: bool = True) -> list[int]:
         """Token ids of a text, with what the tokenizer adds (BOS) or without."""
-        return cast("list[int]", self.tokenizer(text, add_special_tokens=special_tokens, verbose=False)["input_ids"])
+        ids = self.tokenizer(text, add_special_tokens=special_tokens, verbose=False)["input_ids"]
+        return check_ids(cast("list[int]", ids), self.vocab_size, self.tokenizer)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids without special tokens, not stripped."""
@@ -194,8 +218,9 @@ class Model:
     def prefill(self, ids: Sequence[int], cache: Any, start: int = 0) -> Tensor:
         """Feed ids[start:] behind the `start` tokens in the one-row cache; the last hidden state (1, hidden)."""
         tensor = torch.tensor([list(ids)], device=self.device)
-        for begin in range(start, len(ids), CHUNK_TOKENS):
-            last = self.hidden(tensor[:, begin : begin + CHUNK_TOKENS], cache, begin)
+        chunk = CHUNK_TOKENS if self.chunked else len(ids)
+        for begin in range(start, len(ids), chunk):
+            last = self.hidden(tensor[:, begin : begin + chunk], cache, begin)
         return last[:, -1]
 
     @contextmanager
@@ -211,9 +236,20 @@ class Model:
         with self.under(scaling, length or self.native_window):
             yield
 
+    def check_scaling(self, scaling: RopeScaling | None) -> None:
+        """Raise ModelError for a scaling that set in place is not what transformers builds; each is tried once."""
+        if scaling is not None and scaling not in self._tried:
+            from e2bench.models.twin import check_scaling
+
+            with collected() as findings:
+                check_scaling(self, scaling)
+            self._tried.add(scaling)
+            self.findings += findings
+
     @contextmanager
     def under(self, scaling: RopeScaling | None, length: int) -> Iterator[None]:
         """`scaling` in force inside (None: the checkpoint's own), for inputs of `length` tokens."""
+        self.check_scaling(scaling)
         with self.rope.using(scaling or RopeScaling("checkpoint"), length):
             yield
 
@@ -230,11 +266,12 @@ class Model:
         if not 1 <= first < tokens:
             raise ValueError(f"first scored token {first} is outside 1 … {tokens - 1}")
         input_ids = input_ids.to(self.device)
-        cache = None if tokens <= CHUNK_TOKENS else self.new_cache(tokens, rows)
+        chunk = CHUNK_TOKENS if self.chunked else tokens
+        cache = None if tokens <= chunk else self.new_cache(tokens, rows)
         # One array, not a list: small ones that stay, between large ones that go, would keep the heap from shrinking.
         losses = self._losses(rows, tokens - first)
-        for begin in range(0, tokens, CHUNK_TOKENS):
-            end = min(begin + CHUNK_TOKENS, tokens)
+        for begin in range(0, tokens, chunk):
+            end = min(begin + chunk, tokens)
             hidden = self.hidden(input_ids[:, begin:end], cache, begin)
             start, stop = max(first - 1, begin), min(end, tokens - 1)  # positions whose next token is scored
             if start < stop:

@@ -63,3 +63,15 @@ def require_memory(model: Generator, tokens: int, rows: int = 1) -> None:
             f"{free / 2**30:.1f} GiB are free; "
             "use shorter lengths, --batch-size 1 or --dtype bfloat16"
         )
+
+
+def is_exhausted(error: BaseException) -> bool:
+    """CUDA's own error, and what the CPU allocator raises as a plain RuntimeError."""
+    text = str(error)
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in text
+        or "not enough memory" in text
+        or "CUDA out of memory" in text
+    )

@@ -23,6 +23,9 @@ def option_scores(model: Model, options: Sequence[Sequence[int]]) -> list[tuple[
     """
     if any(len(ids) < 2 for ids in options):
         raise DataError("an option has fewer than two tokens: there is nothing to score")
+    if not model.croppable:  # each option whole
+        rows = [torch.tensor([list(ids)]) for ids in options]
+        return [(-float(model.token_nll(row).sum(dtype=torch.float64)), row.shape[1] - 1) for row in rows]
     shared = min(common_prefix(options[0], ids) for ids in options)
     cache = model.new_cache(max(map(len, options)))
     before, last = 0.0, None

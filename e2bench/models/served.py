@@ -26,6 +26,7 @@ from e2bench.rope.windows import Scale, ScaleRule, scale_rule
 APIS = {"completions": "/completions", "chat": "/chat/completions"}
 EXTENDED = ("vllm", "sglang")  # take `stop_token_ids` and `min_tokens` beside OpenAI's own fields
 TOKEN_CHARS = 256  # no vocabulary has a longer token
+FINISHES = {"stop": "eos", "length": "length", "scored": "scored"}
 QUEUED = 4  # batches of `concurrency` handed over at once, so that one slow answer leaves no gap
 PROBE = "The quick brown fox jumps over the lazy dog."
 
@@ -226,9 +227,21 @@ class ServedModel:
     def _generation(self, prompt: Prompt) -> Generation:
         began = time.perf_counter()
         answer = self.endpoint.patiently(lambda: self._ask(self._prompt_of(prompt), prompt))
-        if answer.prompt_tokens is not None and self.api == "completions":
-            self._compare(answer.prompt_tokens, len(prompt.ids))
-        finish = {"stop": "eos", "length": "length"}.get(answer.finish, answer.finish)
+        if answer.prompt_tokens is not None:
+            self._check_whole(answer.prompt_tokens, len(prompt.ids))
+            if self.api == "completions":
+                self._compare(answer.prompt_tokens, len(prompt.ids))
+        finish = FINISHES.get(answer.finish)
+        if finish is None:
+            raise ModelError(
+                f"{self.endpoint.url} ended an answer with {answer.finish!r}, which is no answer (stop and length "
+                "are); a sample left out would change the score"
+            )
+        if not answer.text and (answer.completion_tokens or 0) > 1:
+            raise ModelError(
+                f"{self.endpoint.url} counted {answer.completion_tokens} tokens in an answer without text: the model "
+                "thinks in a field of its own (reasoning_content); turn thinking off at the server"
+            )
         ids = self.encode(answer.text, special_tokens=False)
         if finish == "eos" and self.tokenizer.eos_token_id is not None:
             ids = [*ids, self.tokenizer.eos_token_id]  # counted, as with a loaded model
@@ -296,6 +309,15 @@ class ServedModel:
             raise ModelError(
                 f"{self.endpoint.url} was asked for {self.served!r} and answers as {answered!r}; name the model that "
                 "it serves with --served-model"
+            )
+
+    def _check_whole(self, theirs: int, ours: int) -> None:
+        """Raise ModelError where the server read less than was sent. Of texts it counts with its own tokenizer."""
+        least = ours if self.takes_ids and self.api == "completions" else 0.8 * ours - 16
+        if theirs < least:
+            raise ModelError(
+                f"{self.endpoint.url} read {theirs} tokens of a prompt that has {ours}: it cuts prompts without a "
+                "word; start it with a longer context, or give a shorter --window"
             )
 
     def _compare(self, theirs: int, ours: int) -> None:

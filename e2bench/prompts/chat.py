@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from e2bench.compat import fixed_clock
 from e2bench.errors import DataError, E2BenchError, UnknownName
 
 VICUNA_SYSTEM = (  # FastChat 0.2.36, conversation template vicuna_v1.1
@@ -27,6 +29,11 @@ VICUNA = ("vicuna", "longchat")  # LongBench pred.py:30-38 at 2e00731 gives both
 NAMES = ("auto", "none", "llama2", *VICUNA)
 
 
+TODAY = datetime(2024, 7, 26)  # what a template that prints the date gets: Llama 3.1's own default
+OPENING, CLOSING = "<think>", "</think>"
+PROBE = "one prompt, to find now what would fail after hours"
+
+
 @dataclass(frozen=True)
 class ChatWrapper:
     """name: for run.json.    apply: prompt -> wrapped text.    special_tokens: whether tokenizing must add BOS."""
@@ -35,9 +42,21 @@ class ChatWrapper:
     apply: Callable[[str], str]
     special_tokens: bool
 
+    @property
+    def sha256(self) -> str:
+        """16 hex digits of what stands around a prompt."""
+        return hashlib.sha256(self.apply(PROBE).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
-def chat_wrapper(name: str, tokenizer: Any) -> ChatWrapper | None:
+    @property
+    def opens_thinking(self) -> bool:
+        """Whether the wrapper leaves a thinking block open, so that an answer begins with thoughts."""
+        return self.apply(PROBE).rpartition(PROBE)[2].rstrip().endswith(OPENING)
+
+
+def chat_wrapper(name: str, tokenizer: Any, *, thinking: bool = True) -> ChatWrapper | None:
     """The wrapper that `--chat-template` names, None for none.
+
+    thinking: False asks a template for an answer without a thinking block (`enable_thinking`, as Qwen 3 calls it).
 
     `auto` is the tokenizer's own template if it has one. `llama2` is LongBench's `[INST]…[/INST]` (pred.py:39 at
     2e00731), without a system prompt. A path ending in .jinja is a chat template in transformers' form.
@@ -49,7 +68,7 @@ def chat_wrapper(name: str, tokenizer: Any) -> ChatWrapper | None:
     if name in VICUNA:
         return ChatWrapper(name, lambda prompt: f"{VICUNA_SYSTEM} USER: {prompt} ASSISTANT:", special_tokens=True)
     if name == "auto":
-        return ChatWrapper(name, _template(tokenizer, None), special_tokens=False)
+        return ChatWrapper(name, _template(tokenizer, None, thinking), special_tokens=False)
     if not name.endswith(".jinja"):
         raise UnknownName("chat template", name, list(NAMES), hint=f"known: {', '.join(NAMES)}, or a FILE.jinja")
     try:
@@ -57,20 +76,27 @@ def chat_wrapper(name: str, tokenizer: Any) -> ChatWrapper | None:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"chat template {name} cannot be read: {error}") from None
     digest = hashlib.sha256(template.encode()).hexdigest()[:8]  # a changed file is another setting
-    return ChatWrapper(f"{Path(name).name} {digest}", _template(tokenizer, template), special_tokens=False)
+    return ChatWrapper(f"{Path(name).name} {digest}", _template(tokenizer, template, thinking), special_tokens=False)
 
 
-def _template(tokenizer: Any, template: str | None) -> Callable[[str], str]:
+def _template(tokenizer: Any, template: str | None, thinking: bool) -> Callable[[str], str]:
+    switches: dict[str, Any] = {} if thinking else {"enable_thinking": False, "thinking": False}
+
     def apply(prompt: str) -> str:
         messages = [{"role": "user", "content": prompt}]
         try:
-            wrapped = tokenizer.apply_chat_template(
-                messages, chat_template=template, add_generation_prompt=True, tokenize=False
-            )
+            with fixed_clock(TODAY):  # the same prompt every day
+                wrapped = tokenizer.apply_chat_template(
+                    messages, chat_template=template, add_generation_prompt=True, tokenize=False, **switches
+                )
             return str(wrapped)
         except Exception as error:  # a template is a program: it may fail in any way
             reason = " ".join(str(error).split())[:200]
             raise E2BenchError(f"the chat template cannot wrap a prompt: {reason}") from None
 
-    apply("one prompt, to find now what would fail after hours")
+    if apply(PROBE) != apply(PROBE):
+        raise E2BenchError(
+            "the chat template wraps the same prompt differently each time (a random choice?); give another one with "
+            "--chat-template"
+        )
     return apply

@@ -44,6 +44,19 @@ def native_window(config: PretrainedConfig) -> int:
     return int(window)
 
 
+def window_candidates(config: PretrainedConfig) -> dict[str, int]:
+    """Numbers of a config that could be L, by where they stand; with them L of a scaling that is inside already."""
+    text, found = text_config(config), {}
+    for name in ("max_position_embeddings", "original_max_position_embeddings", "model_max_length", "seq_length"):
+        value = getattr(text, name, None) or rope_config(config).get(name)
+        if isinstance(value, int | float) and 1 < value < 1e9:
+            found[name] = int(value)
+    factor = float(rope_config(config).get("factor") or 1.0)
+    if factor > 1 and "original_max_position_embeddings" not in found and "max_position_embeddings" in found:
+        found[f"max_position_embeddings / factor {factor:g}"] = int(found["max_position_embeddings"] / factor)
+    return found
+
+
 def checkpoint_scaling(config: PretrainedConfig) -> RopeScaling | None:
     """The scaling that a checkpoint's config carries, or None; its factor is window / L.
 
@@ -57,7 +70,7 @@ def checkpoint_scaling(config: PretrainedConfig) -> RopeScaling | None:
     if rope_type in ("llama3", "longrope") and (original := _original_window(config)):
         factor = float(getattr(text_config(config), "max_position_embeddings", None) or original) / original
     method = rope_type if rope_type in ("linear", *BY_LENGTH) else "checkpoint"
-    return RopeScaling(method, max(factor, 1.0))
+    return RopeScaling(method, max(factor, 1.0), own=True)
 
 
 def _original_window(config: PretrainedConfig) -> int | None:

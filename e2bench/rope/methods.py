@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from e2bench.errors import E2BenchError, UnknownName
@@ -106,6 +106,7 @@ class RopeScaling:
 
     method: str = "linear"
     factor: float = 1.0
+    own: bool = field(default=False, compare=False)  # the checkpoint's, to be used as transformers built it
 
     def __post_init__(self) -> None:
         if self.method not in BY_NAME:

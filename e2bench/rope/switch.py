@@ -6,7 +6,7 @@ Symbols: L native window, g factor, d rotary dimension.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+FOLLOWING = ("dynamic", "longrope")  # rope types of transformers that follow the input's length
+
 
 def inverse_frequencies(
     rotary: Any, scaling: RopeScaling, *, native: int, length: int | None = None, layer_type: str | None = None
@@ -28,29 +30,51 @@ def inverse_frequencies(
 
     native: L in tokens.    length: tokens of the input, for methods whose frequencies follow it.
     layer_type: of models with one RoPE per layer type, else None. The module's config is left as it was.
-    Raises ValueError for the method `checkpoint`, whose frequencies are restored, not computed.
+    Raises ValueError for a checkpoint's own scaling, whose frequencies are restored, not computed.
     """
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-    if scaling.method == "checkpoint":
+    if scaling.own or scaling.row.own:
         raise ValueError("the checkpoint's own frequencies are not computed but restored")
     row, config = scaling.row, copy.deepcopy(rotary.config)
     parameters = config.rope_parameters[layer_type] if layer_type else config.rope_parameters
     plain = scaling.method == "none" or (scaling.factor == 1 and row.plain_at_one)
     if plain and parameters.get("rope_type") == "proportional":  # a plain rotation of a part of each head
         return _float32(rope_frequencies(ROPE_INIT_FUNCTIONS["proportional"], config, layer_type=layer_type))
-    if not row.own:
-        kept = {k: v for k, v in parameters.items() if k in ("rope_theta", "partial_rotary_factor")}
-        new = {"rope_type": "default"} if plain else row.parameters(scaling.factor, native)
-        parameters.clear()
-        parameters.update(kept, **new)
+    kept = {k: v for k, v in parameters.items() if k in ("rope_theta", "partial_rotary_factor")}
+    new = {"rope_type": "default"} if plain else row.parameters(scaling.factor, native)
+    parameters.clear()
+    parameters.update(kept, **new)
     seq_len = None
     if row.seq_len is not None and not plain:
         seq_len = row.seq_len(scaling.factor, native, length or native)
-    if seq_len is not None and not row.own:
         config.max_position_embeddings = native  # what transformers takes for L
     compute = rotary.compute_default_rope_parameters if plain else ROPE_INIT_FUNCTIONS[parameters["rope_type"]]
     return _float32(rope_frequencies(compute, config, seq_len=seq_len, layer_type=layer_type))
+
+
+def own_frequencies(
+    rotary: Any, rope_type: str, length: int | None, layer_type: str | None
+) -> tuple[torch.Tensor, float] | None:
+    """What transformers' own update gives a rotary module for an input of `length` tokens; None: as it was built.
+
+    transformers follows the positions seen so far (`dynamic_rope_update`); in chunks, or in steps over a cache, keys
+    rotated by different frequencies would then meet. Here the whole input has the frequencies of its last token.
+    """
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    config = rotary.config
+    parameters = config.rope_parameters[layer_type] if layer_type else config.rope_parameters
+    if rope_type == "dynamic":
+        native = int(rotary.original_max_seq_len)
+    elif rope_type == "longrope":
+        native = int(parameters["original_max_position_embeddings"])
+    else:
+        return None
+    if length is None or length <= native:
+        return None
+    compute = ROPE_INIT_FUNCTIONS[rope_type]
+    return _float32(rope_frequencies(compute, config, seq_len=length, layer_type=layer_type))
 
 
 def _float32(computed: tuple[torch.Tensor, float]) -> tuple[torch.Tensor, float]:
@@ -92,6 +116,7 @@ class RopeSwitch:
     def __init__(self, model: nn.Module, native: int) -> None:
         self.native = native
         self.scaling: RopeScaling | None = None
+        self.refuses = ""  # why no scale can be set
         self._length: int | None = None
         slots = [slot for module in rotary_modules(model) for slot in _slots(module)]
         if not slots:
@@ -113,8 +138,10 @@ class RopeSwitch:
 
     def set(self, scaling: RopeScaling, length: int | None = None) -> None:
         """Put `scaling` in force. length: tokens of the coming input (for BY_LENGTH)."""
-        if scaling.method == "checkpoint":
-            return self.restore()
+        if scaling.method == "checkpoint" or scaling.own:
+            return self._own(scaling, length)
+        if self.refuses and scaling.factor > 1 and scaling.method != "none":
+            raise ModelError(self.refuses)
         if scaling == self.scaling and scaling.method not in BY_LENGTH:
             return None
         for slot in self._slots:
@@ -124,6 +151,22 @@ class RopeSwitch:
             slot.write(inv_freq, attention_scaling, "default")
         self.scaling, self._length = scaling, length
         return None
+
+    def _own(self, scaling: RopeScaling, length: int | None) -> None:
+        """The checkpoint's own frequencies; of a type that follows the input's length those for `length`."""
+        self.restore()
+        for slot in self._slots if length is not None else ():
+            inv_freq, attention_scaling = own_frequencies(slot.module, slot.rope_type, length, slot.layer_type) or (
+                slot.inv_freq,
+                slot.attention_scaling,
+            )
+            slot.write(inv_freq, attention_scaling, "default")
+        self.scaling, self._length = (None, None) if scaling.method == "checkpoint" else (scaling, length)
+
+    @property
+    def follows_length(self) -> bool:
+        """Whether the checkpoint's own frequencies depend on each input's length."""
+        return any(slot.rope_type in FOLLOWING for slot in self._slots)
 
     def restore(self) -> None:
         """Put the checkpoint's own frequencies back."""
@@ -166,3 +209,15 @@ def _slots(module: Any) -> Iterator[_Slot]:
     elif hasattr(module, "inv_freq"):
         rope_type = str(module.rope_type)
         yield _Slot(module, None, module.inv_freq.detach().clone(), float(module.attention_scaling), rope_type)
+
+
+def divide_frequencies(model: nn.Module, factors: Sequence[float]) -> None:
+    """Divide the inverse frequencies of every rotary module by one factor a dimension (d/2 of them), in place."""
+    import torch
+
+    for module in rotary_modules(model):
+        for slot in _slots(module):
+            divisors = torch.tensor(factors, dtype=torch.float32, device=slot.inv_freq.device)
+            if divisors.shape != slot.inv_freq.shape:
+                raise ModelError(f"{len(factors)} frequency factors for {slot.inv_freq.numel()} rotary frequencies")
+            slot.write(slot.inv_freq.float() / divisors, slot.attention_scaling, "default")

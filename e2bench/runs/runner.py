@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 
 from e2bench.errors import RunFailed
+from e2bench.models.memory import is_exhausted
 from e2bench.runs.folder import RunFolder
 from e2bench.runs.lines import row_id
 from e2bench.runs.processes import Processes
@@ -135,7 +136,7 @@ def _halving(batch: list[Item], measure: Measure, folder: RunFolder) -> Iterator
             yield item, row
         return
     except (RuntimeError, MemoryError) as error:
-        if not _out_of_memory(error):
+        if not is_exhausted(error):
             raise
         reason = " ".join(str(error).split())[:160]
     left = [item for item in batch if item.id not in made]
@@ -148,18 +149,6 @@ def _halving(batch: list[Item], measure: Measure, folder: RunFolder) -> Iterator
     for part in (left[:half], left[half:]):
         if part:
             yield from _halving(part, measure, folder)
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    """CUDA's own error, and what the CPU allocator raises as a plain RuntimeError."""
-    text = str(error)
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "can't allocate memory" in text
-        or "not enough memory" in text
-        or "CUDA out of memory" in text
-    )
 
 
 def _release_memory() -> None:

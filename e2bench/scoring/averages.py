@@ -97,7 +97,7 @@ def by_length(lengths: Sequence[Any], values: Sequence[float]) -> dict[str, dict
 
     Raises ValueError when there are not as many lengths as values. Source: LongBench eval.py at 2e00731, `scorer_e`.
     """
-    if not all(isinstance(length, int | float) for length in lengths):
+    if not all(isinstance(length, int | float) and length == length for length in lengths):  # NaN is none
         return {}
     buckets: dict[str, list[float]] = {name: [] for name in LENGTH_BUCKETS}
     for length, value in zip(lengths, values, strict=True):

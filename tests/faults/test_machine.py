@@ -164,7 +164,7 @@ def test_a_result_file_cut_short_anywhere_is_filled_up_again(
         ("*.jsonl", b'{"_id": "\xff"}\n', ".jsonl:1: not UTF-8"),
         ("run.json", b'{"experiment": "longbe', "run.json is not readable JSON"),
         ("run.json", b"", "run.json is not readable JSON"),
-        ("run.json", b"{}", "holds a run with experiment = null"),
+        ("run.json", b"{}", "holds a run with experiment = none"),
         ("run.json", b'{"experiment": "longbench", "resolved": [1]}', "run.json"),
         ("run.json", b'{"experiment": "longbench", "resolved": "x"}', "run.json"),
     ],

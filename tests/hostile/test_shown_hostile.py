@@ -120,7 +120,8 @@ def test_compare_shows_predictions_and_moves_no_cursor(
 
 @hostile(150, name=texts)
 def test_scores_show_names_and_move_no_cursor(folder: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
-    scores = {"tasks": {name: 50.0}, "details": {name: {"stderr": None, "scored": 1}}, "averages": {"Avg.": None}}
+    entry = {"interval": None, "scored": 1, "expected": 1, "truncated": 0}
+    scores = {"tasks": {name: 50.0}, "details": {name: entry}, "averages": {"Avg.": None}}
     capsys.readouterr()
     with case(folder):
         show(Path(name.replace("\0", "") or "x"), scores)
@@ -129,7 +130,9 @@ def test_scores_show_names_and_move_no_cursor(folder: Path, capsys: pytest.Captu
 
 
 def test_markup_of_the_terminal_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    show(Path("[red]x[/red]"), {"tasks": {"[b]y[/b]": 1.0}, "details": {}, "averages": {}})
+    entry = {"interval": None, "scored": 1, "expected": 1, "truncated": 0}
+    scores = {"tasks": {"[b]y[/b]": 1.0}, "details": {"[b]y[/b]": entry}, "averages": {}}
+    show(Path("[red]x[/red]"), scores)
     said = capsys.readouterr().out
     assert "[red]x[/red]" in said and "[b]y[/b]" in said
 
