@@ -18,14 +18,14 @@ import torch
 import torch.nn.functional as F
 from _common import alternate, ratio, seconds, write
 
-from e2bench.experiments.perplexity import measure
-from e2bench.experiments.windows import Cell, Protocol, Window
+from e2bench.experiments.windows import Cell, Protocol, Window, items_of, measuring, together
 from e2bench.models.loading import ModelSpec
 from e2bench.models.local import Model
 from e2bench.rope.methods import RopeScaling
 from e2bench.rope.windows import parse_length
 from e2bench.runs.folder import RunFolder
 from e2bench.runs.processes import Processes
+from e2bench.runs.runner import run
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype, size: int = 2048) -> float:
@@ -86,7 +86,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as out:
             manifest = {"experiment": "ppl", "resolved": {}}
             with RunFolder(Path(out), manifest) as folder:
-                measure(model, [cell], protocol, folder, Processes())
+                work = {"batch_size": together([cell]), "processes": Processes(), "title": "ppl"}
+                run(items_of([cell]), measuring(model, protocol), folder, **work)
 
     calls = {
         "e2bench": ours,

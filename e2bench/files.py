@@ -6,6 +6,9 @@ import errno
 import hashlib
 import json
 import os
+import re
+import secrets
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,13 +37,20 @@ def read_rows(path: Path, *, ours: bool = True) -> list[dict[str, Any]]:
     """
     rows = []
     try:
-        lines = path.read_bytes().split(b"\n")
+        lines = regular(path).read_bytes().split(b"\n")
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
     for number, line in enumerate(lines[:-1] if ours else lines, 1):
         if line.strip():
             rows.append(json_object(line, f"{path}:{number}"))
     return rows
+
+
+def regular(path: Path) -> Path:
+    """The path itself. Raises OSError for a device, a pipe or a folder, also behind a link."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
+    return path
 
 
 def encode_row(row: Mapping[str, Any]) -> bytes:
@@ -51,7 +61,7 @@ def encode_row(row: Mapping[str, Any]) -> bytes:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; DataError, one line, for anything else."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(regular(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} is not readable JSON: {' '.join(str(error).split())[:160]}") from None
     if not isinstance(value, dict):
@@ -62,16 +72,21 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Write beside and rename into place, so that a half-written file is never taken for a whole one."""
     data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")  # no name that could be waiting as a link
     with disk_errors(path):
         try:
-            with beside.open("wb") as file:
+            with beside.open("xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             beside.replace(path)
         finally:
             beside.unlink(missing_ok=True)
+
+
+def is_beside(path: Path) -> bool:
+    """Whether a file is what a killed `write_atomic` left; older versions named it by process number."""
+    return re.fullmatch(r"\..+\.(jsonl?|npz)\.([0-9a-f]{16}|[0-9]+)\.tmp", path.name) is not None
 
 
 def write_json(path: Path, value: Any) -> None:

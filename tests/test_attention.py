@@ -237,7 +237,7 @@ def test_the_command_measures_resumes_and_refuses_other_settings(tiny_folder: Pa
         (("--heads", "0..4"), "unknown head '4'"),
         (("--lengths", "32k"), "32k are needed"),
         (("--lengths", "64"), "give longer --lengths"),
-        (("--keys", "long"), "unknown key style"),
+        (("--keys", "long"), "unknown keys"),
         (("--depth", "2"), "depth '2' is not possible"),
     ):
         with pytest.raises(E2BenchError, match=message):

@@ -16,6 +16,7 @@ from e2bench.models.loading import embedded_model
 from e2bench.tasks.demo import corpus_file, write_longbench
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 pytestmark = pytest.mark.usefixtures("in_an_empty_folder")
 
 
@@ -78,3 +79,9 @@ def test_notebooks_run_from_top_to_bottom(
         "compare.py": "they have no task in common",
     }
     assert expected[name] in shown
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in BENCHMARKS.glob("[a-z]*.py")))
+def test_benchmarks_can_be_started(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    runpy.run_path(str(BENCHMARKS / name), run_name="imported")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -17,8 +16,9 @@ from hypothesis import strategies as st
 
 from e2bench.errors import DataError, RunFailed, RunFolderError
 from e2bench.files import encode_row, file_hashes, read_json, read_rows, write_atomic
-from e2bench.runs.folder import LOCK, RunFolder
+from e2bench.runs.folder import RunFolder
 from e2bench.runs.lines import RUN, merged, row_id
+from e2bench.runs.lock import LOCK, STALE_S, boot_id
 from e2bench.runs.manifest import environment, manifest
 
 LONE_SURROGATES = st.text(st.characters(categories=("L", "N", "P", "S", "Z", "Cc", "Cs")), max_size=30)
@@ -177,7 +177,7 @@ def test_resume_needs_something_to_resume(tmp_path: Path) -> None:
 
 def test_a_folder_with_other_jsonl_files_is_not_taken_over(tmp_path: Path) -> None:
     (tmp_path / "mine.jsonl").write_text("{}\n", encoding="utf-8")
-    with pytest.raises(RunFolderError, match="something else"), RunFolder(tmp_path, contents()):
+    with pytest.raises(RunFolderError, match="was not written by this run"), RunFolder(tmp_path, contents()):
         pass
 
 
@@ -208,40 +208,82 @@ def test_lines_of_several_processes_are_merged_and_of_two_with_one_id_the_first_
 # ---- the lock
 
 
-def test_a_folder_in_use_is_refused_naming_the_process(tmp_path: Path) -> None:
-    code = "import sys, time; print(flush=True); time.sleep(60)"
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as other:
-        try:
-            holder = {"host": socket.gethostname(), "pid": other.pid, "started": "now"}
-            (tmp_path / LOCK).write_text(json.dumps(holder), encoding="utf-8")
-            with (
-                pytest.raises(RunFolderError, match=f"in use by process {other.pid} on this machine"),
-                RunFolder(tmp_path, contents()),
-            ):
-                pass
-        finally:
-            other.kill()
-    write(tmp_path, [1])  # dead now: taken over
+HOLDER = """
+import sys, time
+from pathlib import Path
+from e2bench.runs.lock import FolderLock
+with FolderLock(Path(sys.argv[1])):
+    print(flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_folder_in_use_is_refused_naming_the_process_and_free_once_it_is_killed(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        assert other.stdout
+        other.stdout.readline()
+        refused = pytest.raises(RunFolderError, match=f"in use by process {other.pid} on this machine")
+        with refused, RunFolder(tmp_path, contents()):
+            pass
+        assert (tmp_path / LOCK).exists()  # a refused process leaves the holder's lock alone
+        with refused, RunFolder(tmp_path, contents()):
+            pass
+        other.kill()
+    assert (tmp_path / LOCK).exists()
+    write(tmp_path, [1])
     assert not (tmp_path / LOCK).exists()
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="zombies are told by /proc")
-def test_the_lock_of_a_process_that_nobody_waited_for_is_taken_over(tmp_path: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", "pass"], stdout=subprocess.PIPE) as zombie:
-        assert zombie.stdout
-        zombie.stdout.read()  # its end; only the with's end waits for it
-        while b") Z" not in Path(f"/proc/{zombie.pid}/stat").read_bytes():
-            time.sleep(0.01)
-        (tmp_path / LOCK).write_text(json.dumps({"host": socket.gethostname(), "pid": zombie.pid}), encoding="utf-8")
-        write(tmp_path, [1])
-    assert not (tmp_path / LOCK).exists()
-
-
-def test_the_lock_of_another_machine_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / LOCK).write_text(json.dumps({"host": "elsewhere", "pid": 1}), encoding="utf-8")
-    with pytest.raises(RunFolderError, match="in use by process 1 on elsewhere"), RunFolder(tmp_path, contents()):
+@pytest.mark.parametrize("holder", [{"host": "elsewhere", "pid": 1}, {"host": "x", "pid": 1, "boot": "another"}])
+def test_the_lock_of_another_machine_holds_while_it_gives_signs_of_life(tmp_path: Path, holder: dict[str, Any]) -> None:
+    (tmp_path / LOCK).write_text(json.dumps(holder), encoding="utf-8")
+    with (
+        pytest.raises(RunFolderError, match=f"in use by process 1 on {holder['host']}"),
+        RunFolder(tmp_path, contents()),
+    ):
         pass
     assert (tmp_path / LOCK).exists()
+    long_ago = time.time() - STALE_S - 1
+    os.utime(tmp_path / LOCK, (long_ago, long_ago))
+    write(tmp_path, [1])
+
+
+def test_a_container_with_another_host_name_and_our_pid_is_told_from_a_dead_one(tmp_path: Path) -> None:
+    mine = {"host": "the-old-container", "pid": os.getpid(), "boot": boot_id(), "started": "before"}
+    (tmp_path / LOCK).write_text(json.dumps(mine), encoding="utf-8")
+    write(tmp_path, [1])  # the kernel says that nobody holds it
+    assert set(merged(tmp_path, "trec")) == {"1"}
+
+
+RACE = """
+import sys, time
+from pathlib import Path
+from e2bench.errors import RunFolderError
+from e2bench.runs.lock import FolderLock
+folder, rounds, start = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+inside = folder / "inside"
+for number in range(rounds):
+    time.sleep(max(0.0, start + number * 0.02 - time.time()))
+    try:
+        with FolderLock(folder):
+            inside.mkdir()  # fails where somebody else is inside
+            time.sleep(0.004)
+            inside.rmdir()
+            print("in")
+    except RunFolderError:
+        pass
+"""
+
+
+def test_of_many_that_open_at_the_same_instant_one_is_inside(tmp_path: Path) -> None:
+    arguments = [str(tmp_path), "60", str(time.time() + 3)]
+    commands = [[sys.executable, "-c", RACE, *arguments] for _ in range(5)]
+    racers = [subprocess.Popen(c, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for c in commands]
+    said = [racer.communicate() for racer in racers]
+    assert [err for _, err in said if err] == []
+    assert sum(out.count("in") for out, _ in said) >= 60
+    assert not (tmp_path / LOCK).exists()
 
 
 def test_our_own_second_run_on_the_folder_is_refused(tmp_path: Path) -> None:
@@ -253,18 +295,51 @@ def test_our_own_second_run_on_the_folder_is_refused(tmp_path: Path) -> None:
         pass
 
 
-def test_a_lock_with_our_own_number_from_a_life_before_is_taken_over(tmp_path: Path) -> None:
-    holder = {"host": socket.gethostname(), "pid": os.getpid(), "started": "before the container was restarted"}
-    (tmp_path / LOCK).write_text(json.dumps(holder), encoding="utf-8")
-    write(tmp_path, [1])
-    assert set(merged(tmp_path, "trec")) == {"1"}
-
-
 @pytest.mark.parametrize("torn", ["", '{"host"', "[]", '{"host": "h", "pid": "x"}', '{"pid": 0, "host": ""}'])
 def test_a_torn_lock_is_taken_over(tmp_path: Path, torn: str) -> None:
     (tmp_path / LOCK).write_text(torn, encoding="utf-8")
     write(tmp_path, [1])
     assert set(merged(tmp_path, "trec")) == {"1"}
+
+
+def test_fresh_drops_what_the_run_wrote_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "lcc.jsonl").write_text("mine\n")
+    (tmp_path / "embeddings.npz").write_bytes(b"mine")
+    with RunFolder(tmp_path, contents(), files={"trec"}) as folder:
+        folder.append("trec", {"_id": "1"})
+    with RunFolder(tmp_path, contents(scale=2), files={"trec"}, fresh=True):
+        assert not (tmp_path / "trec.jsonl").exists()
+    assert (tmp_path / "lcc.jsonl").read_text() == "mine\n" and (tmp_path / "embeddings.npz").exists()
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_file_of_somebody_else_under_a_name_of_ours_is_refused_and_kept(tmp_path: Path, fresh: bool) -> None:
+    (tmp_path / "trec.jsonl").write_text("mine\n")
+    refused = pytest.raises(RunFolderError, match=r"was not written by this run; choose another --out$")
+    with refused, RunFolder(tmp_path, contents(), files={"trec"}, fresh=fresh):
+        pass
+    assert (tmp_path / "trec.jsonl").read_text() == "mine\n"
+
+
+def test_no_link_is_followed_when_lines_are_written(tmp_path: Path) -> None:
+    profile = tmp_path / "profile"
+    profile.write_text("alias ls='ls'\n")
+    run = tmp_path / "run"
+    write(run, [1])
+    (run / "trec.jsonl").unlink()
+    (run / "trec.jsonl").symlink_to(profile)
+    with pytest.raises(RunFolderError), RunFolder(run, contents()) as folder:
+        folder.append("trec", {"_id": "2"})
+    assert profile.read_text() == "alias ls='ls'\n"
+
+
+def test_pipes_and_devices_are_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "trec.jsonl")
+    (tmp_path / "run.json").symlink_to("/dev/zero")
+    with pytest.raises(DataError, match="not a regular file"):
+        read_rows(tmp_path / "trec.jsonl")
+    with pytest.raises(DataError, match="not a regular file"):
+        read_json(tmp_path / "run.json")
 
 
 def test_a_refused_run_leaves_no_lock(tmp_path: Path) -> None:

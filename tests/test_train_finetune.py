@@ -18,6 +18,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from e2bench.cli.train import run
 from e2bench.errors import E2BenchError, RunFolderError
 from e2bench.prompts.chat import VICUNA_TEMPLATE, chat_wrapper
+from e2bench.runs.lock import FolderLock
 from e2bench.train.finetune import train
 from e2bench.train.miniature.tokenizer import train_tokenizer
 from e2bench.train.recipe import load_recipe
@@ -274,3 +275,38 @@ def test_smollm2_learns_with_adapters(smollm2, recipe, tmp_path):
     assert len(losses) == 20 and sum(losses[-5:]) < sum(losses[:5])
     assert (tmp_path / "adapter_model.safetensors").exists()
     assert json.loads((tmp_path / "adapter_config.json").read_text())["base_model_name_or_path"] == str(smollm2)
+
+
+# ---- whose folder it is
+
+
+def test_a_folder_that_no_training_of_ours_made_is_refused_and_kept(recipe, tmp_path):
+    (tmp_path / "checkpoint-500").mkdir()
+    (tmp_path / "checkpoint-500" / "model.safetensors").write_text("weights of somebody")
+    for fresh in (False, True):
+        with pytest.raises(RunFolderError, match="holds checkpoint-500, which no e2bench train made"):
+            train(load_recipe(str(recipe)), tmp_path, fresh=fresh)
+    assert (tmp_path / "checkpoint-500" / "model.safetensors").read_text() == "weights of somebody"
+
+
+def test_a_finished_model_is_not_overwritten_by_another_recipe(recipe, finished, tmp_path):
+    out = shutil.copytree(finished, tmp_path / "out")
+    for checkpoint in out.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    before = (out / "model.safetensors").read_bytes()
+    with pytest.raises(RunFolderError, match="seed = 0, now it is 5"):
+        train(load_recipe(str(recipe), ["seed=5"]), out)
+    assert (out / "model.safetensors").read_bytes() == before
+
+
+def test_a_copy_of_a_checkpoint_under_a_name_of_ones_own_is_left_alone(recipe, finished, tmp_path):
+    out = shutil.copytree(finished, tmp_path / "out")
+    shutil.copytree(out / "checkpoint-20", out / "checkpoint-20-best")
+    (out / "checkpoint-21").mkdir()  # torn: no e2_config.json
+    assert train(load_recipe(str(recipe)), out)
+    assert (out / "checkpoint-20-best" / "e2_config.json").exists() and not (out / "checkpoint-21").exists()
+
+
+def test_two_trainings_in_one_folder_are_refused(recipe, tmp_path):
+    with FolderLock(tmp_path), pytest.raises(RunFolderError, match="in use by process"):
+        train(load_recipe(str(recipe)), tmp_path)

@@ -57,9 +57,15 @@ class TrainLog(TrainerCallback):
         )
 
 
+def numbered_checkpoints(out: Path) -> list[Path]:
+    """Folders `checkpoint-STEP` of a training folder, oldest first; a copy under a name of one's own is none."""
+    found = [path for path in out.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit() and path.is_dir()]
+    return sorted((path for path in found if path.name == f"checkpoint-{step_of(path)}"), key=step_of)
+
+
 def complete_checkpoints(out: Path) -> list[Path]:
     """Checkpoints of a training folder that were written to the end, oldest first."""
-    return sorted((path.parent for path in out.glob(f"checkpoint-*/{CONFIG_NAME}")), key=step_of)
+    return [path for path in numbered_checkpoints(out) if (path / CONFIG_NAME).exists()]
 
 
 def step_of(checkpoint: Path) -> int:

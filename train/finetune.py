@@ -25,14 +25,16 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, Trai
 
 from e2bench.compat import activation_checkpointing_arguments
 from e2bench.errors import E2BenchError, RunFailed, RunFolderError, one_line
-from e2bench.files import disk_errors, make_folder
+from e2bench.files import disk_errors, make_folder, read_json, write_json
 from e2bench.rope.config import checkpoint_scaling, native_window
+from e2bench.runs.lock import LOCK, FolderLock
 from e2bench.train.callbacks import (
     CONFIG_NAME,
     CheckpointConfig,
     StopOnSignal,
     TrainLog,
     complete_checkpoints,
+    numbered_checkpoints,
     step_of,
 )
 from e2bench.train.data import PackedRows, data_hashes
@@ -156,21 +158,38 @@ def e2_config(recipe: Recipe, native: int) -> dict[str, Any]:
     }
 
 
+MARKER = ".e2bench-train.json"  # in a folder that `e2bench train` made: nothing else is ever deleted or overwritten
+
+
 def prepare_folder(out: Path, config: dict[str, Any], fresh: bool) -> None:
-    """Remove torn checkpoints, or with `fresh` all; refuse a newest one that is damaged or has other settings."""
+    """Remove torn checkpoints, or with `fresh` all; refuse a folder that no training of ours made.
+
+    Only `checkpoint-STEP` is ever removed; a copy under another name is the user's. Raises RunFolderError for a newest
+    checkpoint, or a final model, that is damaged or has other settings.
+    """
     make_folder(out)
+    check_ours(out)
     with disk_errors(out):
+        write_json(out / MARKER, {"made_by": "e2bench train"})
         kept = [] if fresh else complete_checkpoints(out)
-        for path in set(out.glob("checkpoint-*")) - set(kept):
+        for path in set(numbered_checkpoints(out)) - set(kept):
             shutil.rmtree(path)
-    if not kept:
+    if fresh or not (kept or (out / CONFIG_NAME).exists()):
         return
-    stored = checked_checkpoint(kept[-1])
+    stored = checked_checkpoint(kept[-1]) if kept else read_json(out / CONFIG_NAME)
     for setting, before, now in _differences(stored, json.loads(json.dumps(config))):
         raise RunFolderError(
             f"{out} holds a run with {setting} = {before!r}, now it is {now!r}; "
             "use --fresh to start over or another --out"
         )
+
+
+def check_ours(out: Path) -> None:
+    """Raise RunFolderError for a folder with something in it that no `e2bench train` made."""
+    inside = sorted(path.name for path in out.iterdir() if path.name != LOCK)
+    ours = (out / MARKER).is_file() or (out / CONFIG_NAME).is_file() or bool(complete_checkpoints(out))
+    if inside and not ours and inside != ["train.jsonl"]:
+        raise RunFolderError(f"{out} holds {inside[0]}, which no e2bench train made; choose another --out")
 
 
 def checked_checkpoint(checkpoint: Path) -> dict[str, Any]:
@@ -281,9 +300,24 @@ def train(recipe: Recipe, out: Path, *, fresh: bool = False) -> bool:
     arguments = training_arguments(recipe, out)
     tokenizer = load_tokenizer(recipe)
     config = e2_config(recipe, make_plan(recipe).native_window)
+    lock = FolderLock(out)
     with arguments.main_process_first(local=False):
         if arguments.process_index == 0:
-            prepare_folder(out, config, fresh)
+            make_folder(out)
+            lock.acquire()
+            try:
+                prepare_folder(out, config, fresh)
+            except BaseException:
+                lock.release()
+                raise
+    try:
+        return _train(recipe, out, arguments, tokenizer, config)
+    finally:
+        lock.release()
+
+
+def _train(recipe: Recipe, out: Path, arguments: Any, tokenizer: Any, config: dict[str, Any]) -> bool:
+    """Train in a folder that is ours."""
     checkpoint = next(reversed(complete_checkpoints(out)), None)
     first_step = step_of(checkpoint) if checkpoint else 0
     tokens_per_step = recipe.batch_size * recipe.train_window

@@ -164,6 +164,7 @@ def open_run(
         must_resume=common.resume,
         rank=processes.rank,
         world=processes.world,
+        files={item.file for item in plan.items},
     )
 
 

@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import json
 import os
-import socket
+import re
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from e2bench.errors import DataError, RunFailed, RunFolderError
-from e2bench.files import disk_errors, encode_row, make_folder, read_json, write_atomic, write_json
+from e2bench.files import disk_errors, encode_row, is_beside, make_folder, read_json, write_atomic, write_json
 from e2bench.runs.lines import LM_EVAL, RUN, SCORES, merged, row_id
+from e2bench.runs.lock import FolderLock
 from e2bench.runs.manifest import now
 
-LOCK = ".lock"
-_held: set[Path] = set()  # the locks of this process
 SHOWN_S = 90  # NFS keeps a folder's listing for up to 60 s
+
+
+NO_LINKS = getattr(os, "O_NOFOLLOW", 0)  # a received folder's link must not lead an appended line elsewhere
+MAP = re.compile(r"attention-\d+(-[\w.]+)*\.npz")  # an attention run's arrays
+
+
+def owned(run: Mapping[str, Any]) -> set[str]:
+    """Names of the NAME.jsonl files that a run.json's run wrote; of runs older than `files` those of its tasks."""
+    files = run.get("files")
+    if isinstance(files, list):
+        return {str(name) for name in files}
+    resolved = run.get("resolved")
+    tasks = resolved.get("tasks") if isinstance(resolved, dict) else None
+    asked = run.get("asked")
+    names = {str(name) for name in tasks} if isinstance(tasks, list) else set()
+    return {*names, *(asked if isinstance(asked, dict) else ()), str(run.get("experiment"))}
 
 
 class RunFolder:
@@ -31,6 +45,7 @@ class RunFolder:
     advice: what to do where a setting of that name differs, beside another folder.
     fresh: drop what an earlier run left there.    must_resume: refuse a folder without a run.
     rank, world: which of how many processes this is; rank 0 writes run.json and holds the lock.
+    files: names of the NAME.jsonl files that it will write; None: not said.
     """
 
     def __init__(
@@ -44,7 +59,9 @@ class RunFolder:
         must_resume: bool = False,
         rank: int = 0,
         world: int = 1,
+        files: set[str] | None = None,
     ) -> None:
+        self.files = files
         self.path, self.manifest, self.chooses, self.advice = path, manifest, chooses or {}, advice or {}
         self.data_changed = False  # whether a file of an earlier call has another hash now
         self.fresh, self.must_resume = fresh, must_resume
@@ -54,18 +71,19 @@ class RunFolder:
     def __enter__(self) -> RunFolder:
         if self.rank == 0:
             make_folder(self.path)
-            self._lock()
+            self._lock = FolderLock(self.path)
+            self._lock.acquire()
             try:
                 self._start()
             except BaseException:
-                self._unlock()
+                self._lock.release()
                 raise
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
         if self.rank == 0:
-            self._unlock()
+            self._lock.release()
 
     # starting and resuming
 
@@ -74,18 +92,24 @@ class RunFolder:
         if self.fresh:
             self._clear()
         with disk_errors(self.path):
-            for beside in self.path.glob(".*.tmp"):  # of a process killed inside `write_atomic`
+            for beside in filter(is_beside, self.path.glob(".*.tmp")):  # of a process killed inside `write_atomic`
                 beside.unlink()
         if earlier.exists():
             self._check_same(read_json(earlier))
         elif self.must_resume:
             raise RunFolderError(f"{self.path} holds no run to resume; leave --resume out to start one")
-        elif any(self.path.glob("*.jsonl")):
-            raise RunFolderError(
-                f"{self.path} holds .jsonl files of something else; choose another --out, or give --fresh"
-            )
+        self._check_files(owned(read_json(earlier)) if earlier.exists() else set(), known=earlier.exists())
         started = (read_json(earlier).get("started") if earlier.exists() else None) or now()
         write_json(earlier, {**self.manifest, "started": started, "ended": None})
+
+    def _check_files(self, own: set[str], *, known: bool) -> None:
+        """Refuse lines of somebody else's under a name of ours. own: what run.json says was written; known: by one."""
+        for path in sorted(self.path.glob("*.jsonl")):
+            name = path.name.split(".")[0]
+            if name not in own and (name in self.files if self.files is not None else not known):
+                raise RunFolderError(f"{path} was not written by this run; choose another --out")
+        if self.files is not None:
+            self.manifest["files"] = sorted(own | self.files)
 
     def is_another(self) -> bool:
         """Whether the folder holds a run that this one cannot go on with."""
@@ -127,54 +151,18 @@ class RunFolder:
         )
 
     def _clear(self) -> None:
-        with disk_errors(self.path):
-            for pattern in ("*.jsonl", "*.npz", RUN, SCORES, LM_EVAL):
-                for file in self.path.glob(pattern):
-                    file.unlink()
-
-    # the lock: a file made exclusively, which also holds on NFS; advisory locks would not
-
-    def _lock(self) -> None:
-        lock = self.path / LOCK
-        mine = {"host": socket.gethostname(), "pid": os.getpid(), "started": now()}
-        for _ in range(2):
-            try:
-                with disk_errors_except_exists(lock):
-                    descriptor = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-            except FileExistsError:
-                self._refuse_or_take_over(lock)
-                continue
-            try:
-                with disk_errors(lock), os.fdopen(descriptor, "w") as file:
-                    json.dump(mine, file)
-            except BaseException:
-                lock.unlink(missing_ok=True)
-                raise
-            _held.add(lock.resolve())
+        """Drop the files of the run that run.json names; whatever else lies there is somebody's."""
+        if not (self.path / RUN).exists():
             return
-        raise RunFolderError(f"{self.path} is being used by another run; choose another --out")
-
-    def _refuse_or_take_over(self, lock: Path) -> None:
         try:
-            holder = json.loads(lock.read_text())
-            host, pid = holder["host"], int(holder["pid"])
-        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
-            host, pid = "", 0  # torn while it was written: its process died with it
-        if host not in ("", socket.gethostname()):
-            raise RunFolderError(
-                f"{self.path} is in use by process {pid} on {host}; wait for it, or delete {lock} if that run is dead"
-            )
-        ours = pid == os.getpid() and lock.resolve() not in _held  # a container that was restarted counts from 1 again
-        if pid > 0 and not ours and _alive(pid):
-            raise RunFolderError(
-                f"{self.path} is in use by process {pid} on this machine; wait for it, or choose another --out"
-            )
-        lock.unlink(missing_ok=True)
-
-    def _unlock(self) -> None:
-        lock = self.path / LOCK
-        _held.discard(lock.resolve())
-        lock.unlink(missing_ok=True)
+            names = owned(read_json(self.path / RUN))
+        except DataError:  # a torn run.json: its lines are named by nothing, and stay
+            names = set()
+        with disk_errors(self.path):
+            for file in sorted(self.path.iterdir()):
+                ours = file.suffix == ".jsonl" and file.name.split(".")[0] in names
+                if ours or file.name in (RUN, SCORES, LM_EVAL) or (names and MAP.fullmatch(file.name)):
+                    file.unlink()
 
     # lines
 
@@ -197,7 +185,7 @@ class RunFolder:
         file = f"{name}.jsonl" if self.world == 1 else f"{name}.rank{self.rank}.jsonl"
         path = self.path / file
         with disk_errors(path):
-            descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o644)
+            descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND | NO_LINKS, 0o644)
             data = path.read_bytes()
             whole = data.rfind(b"\n") + 1
             if whole < len(data):
@@ -258,37 +246,6 @@ def _by_length(grid: list[list[Any]]) -> dict[Any, list[list[Any]]]:
 def _is_grid(value: Any) -> bool:
     """[[length, method, g], …]"""
     return isinstance(value, list) and all(isinstance(cell, list) and len(cell) == 3 for cell in value)
-
-
-@contextmanager
-def disk_errors_except_exists(path: Path) -> Iterator[None]:
-    """`disk_errors`, but FileExistsError passes through."""
-    try:
-        yield
-    except FileExistsError:
-        raise
-    except OSError as error:
-        with disk_errors(path):
-            raise error from None
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return not _zombie(pid)
-
-
-def _zombie(pid: int) -> bool:
-    """Ended, but never waited for: in a container whose first process reaps nobody, for ever."""
-    try:
-        status = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return False  # no /proc here, or gone since
-    return status.rpartition(b") ")[2].startswith(b"Z")
 
 
 def another_run(

@@ -230,7 +230,7 @@ def measured(documents: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_memory_too_small_for_the_first_batch_is_one_line_and_more_of_it_ends_the_run(
     documents: Path, measured: Path, tmp_path: Path
 ) -> None:
-    ended = start(ppl(documents, tmp_path / "run"), more_memory=40 * MIB).end()
+    ended = start(ppl(documents, tmp_path / "run"), more_memory=80 * MIB).end()
     line = failed_clearly(ended, 1)
     assert "out of memory on ppl" in line and "window=4096" in line  # the longest comes first
     assert whole_lines(tmp_path / "run") == {}
