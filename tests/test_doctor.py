@@ -397,3 +397,12 @@ def test_qwen3_is_run_the_fast_way_and_right(tmp_path: Path) -> None:
     assert model.grouped and model.croppable
     ids = ids_of(200)
     torch.testing.assert_close(model.token_nll(ids)[0], reference(tmp_path, ids), atol=1e-4, rtol=1e-4)
+
+
+def test_where_no_scale_can_be_set_g_1_is_the_model_as_it_was_built(tmp_path: Path) -> None:
+    config = FalconConfig(**{**SMALL, "num_key_value_heads": None}, alibi=True, new_decoder_architecture=False)
+    model = load(made(tmp_path, config))
+    ids = ids_of(60)
+    own = model.token_nll(ids)
+    with model.scaled("linear", 1):
+        assert torch.equal(model.token_nll(ids), own)

@@ -427,3 +427,33 @@ def test_passkey_on_a_real_server_gives_the_answers_of_a_local_run(real_server, 
     )
     assert [whole(row["pred"]) for row in served] == [whole(row["pred"]) for row in local]
     assert [(row["tokens"], row["new_tokens"]) for row in served] == [(304, 16)] * 2
+
+
+# ---- answers that are none
+
+
+@pytest.mark.parametrize("finish", ["abort", "content_filter", "error"])
+def test_an_answer_that_ended_otherwise_than_by_itself_stops_the_run(server, tokenizer, finish):
+    model = connect(server, tokenizer, text_of(" one", finish=finish))
+    with pytest.raises(ModelError, match=f"ended an answer with '{finish}'"):
+        ask(model)
+
+
+def test_a_server_that_cuts_prompts_without_a_word_is_stopped(server, tokenizer):
+    model = connect(server, tokenizer, text_of(" one", prompt_tokens=3))
+    with pytest.raises(ModelError, match=r"read 3 tokens of a prompt that has \d+: it cuts prompts"):
+        ask(model, text="The pass key is hidden somewhere in a long text.")
+
+
+def test_an_answer_that_is_hidden_in_another_field_is_named(server, tokenizer):
+    def thinking(handler, body):
+        events = [
+            {"model": NAME, "choices": [{"text": "", "reasoning_content": "Let me see", "finish_reason": "stop"}]}
+        ]
+        events.append({"model": NAME, "choices": [], "usage": {"prompt_tokens": 99, "completion_tokens": 7}})
+        lines = b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events)
+        handler.reply(lines + b"data: [DONE]\n\n", kind="text/event-stream")
+
+    model = connect(server, tokenizer, thinking)
+    with pytest.raises(ModelError, match=r"counted 7 tokens in an answer without text.*reasoning_content"):
+        ask(model)

@@ -170,10 +170,15 @@ def cut_back(model: Model, ids: Tensor) -> Trial:
 def check_scale_matters(model: Model) -> None:
     """Have scales refused for a model whose logits another g does not change: its rotary module is not used (ALiBi)."""
     ids = probe_ids(model, TOKENS)
-    with model.rope.using(RopeScaling("none"), TOKENS):
-        plain = model.head(model.hidden(ids))
-    with model.rope.using(RopeScaling("linear", 4), TOKENS):
-        scaled = model.head(model.hidden(ids))
+    try:
+        with model.rope.using(RopeScaling("none"), TOKENS):
+            plain = model.head(model.hidden(ids))
+        with model.rope.using(RopeScaling("linear", 4), TOKENS):
+            scaled = model.head(model.hidden(ids))
+    except ModelError as error:
+        model.rope.refuses = str(error)
+        find("scale", NOTE, str(error))
+        return
     change = float((scaled - plain).norm() / plain.norm())
     if change < SENSITIVE:
         model.rope.refuses = (

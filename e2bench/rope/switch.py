@@ -142,12 +142,21 @@ class RopeSwitch:
             return self._own(scaling, length)
         if self.refuses and scaling.factor > 1 and scaling.method != "none":
             raise ModelError(self.refuses)
+        if self.refuses:  # g = 1: as it was built
+            return self.restore()
         if scaling == self.scaling and scaling.method not in BY_LENGTH:
             return None
-        for slot in self._slots:
-            inv_freq, attention_scaling = inverse_frequencies(
-                slot.module, scaling, native=self.native, length=length, layer_type=slot.layer_type
-            )
+        computed = [
+            inverse_frequencies(slot.module, scaling, native=self.native, length=length, layer_type=slot.layer_type)
+            for slot in self._slots
+        ]
+        for slot, (inv_freq, _) in zip(self._slots, computed, strict=True):
+            if inv_freq.shape != slot.inv_freq.shape:
+                raise ModelError(
+                    f"{type(slot.module).__name__} has {slot.inv_freq.numel()} frequencies, and transformers' own "
+                    f"function gives {inv_freq.numel()}: no scale can be set here; leave --scale out, or give --scale 1"
+                )
+        for slot, (inv_freq, attention_scaling) in zip(self._slots, computed, strict=True):
             slot.write(inv_freq, attention_scaling, "default")
         self.scaling, self._length = scaling, length
         return None
