@@ -304,3 +304,15 @@ def test_help_and_version_import_nothing_heavy() -> None:
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert ended.stdout.splitlines()[-1] == "[]"
     assert "longbench" in ended.stdout and "quickstart" in ended.stdout
+
+
+def test_a_failure_of_ours_is_one_line_and_a_log(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise ZeroDivisionError("never seen\nbefore")
+
+    monkeypatch.setattr("e2bench.cli.score.score_folder", fail)
+    ended = cli("score", tmp_path)
+    assert ended.code == 1 and ended.err.count("\n") == 1 and "ZeroDivisionError: never seen before" in ended.err
+    log = Path(ended.err.split()[-1])
+    assert "Traceback" in log.read_text("utf-8") and "e2bench score" in log.read_text("utf-8")
+    log.unlink()

@@ -23,6 +23,7 @@ from report_folders import (
 )
 
 from e2bench.errors import DataError
+from e2bench.files import write_atomic
 from e2bench.reporting import write_report
 from e2bench.reporting.runs import scan
 
@@ -225,3 +226,23 @@ def test_the_report_never_imports_torch(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+def test_an_interrupted_report_is_done_again_by_the_same_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results, out = tmp_path / "results", tmp_path / "out"
+    passkey_run(results / "passkey", 512, (512, 1024))
+    whole = names(write_report(results, tmp_path / "whole"))
+    for written_before in range(3):  # of passkey.csv, passkey.png, index.html
+        calls: list[object] = []
+
+        def stop(*arguments: object, calls: list[object] = calls, most: int = written_before) -> None:
+            calls.append(arguments)
+            if len(calls) > most:
+                raise KeyboardInterrupt
+            write_atomic(*arguments)  # type: ignore[arg-type]
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr("e2bench.reporting.output.write_atomic", stop)
+            write_report(results, out)
+        (out / ".index.html.0123456789abcdef.tmp").write_text("half")
+        assert names(write_report(results, out)) == whole == names(list(out.iterdir()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import shlex
 import signal
 import sys
 
@@ -41,7 +42,7 @@ def main() -> None:
     except Exception as error:
         code = _usage_code(error)
         if code is None:
-            raise
+            code = _failed(error)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -89,6 +90,21 @@ def _output_lost(error: OSError) -> int:
 def _say(message: str, code: int) -> int:
     print(f"e2bench: {one_line(message)}", file=sys.stderr)
     return code
+
+
+def _failed(error: Exception) -> int:
+    """A failure of ours in one line, its traceback in a file; what was measured is on the disk."""
+    import tempfile
+    import traceback
+
+    descriptor, path = tempfile.mkstemp(prefix="e2bench-", suffix=".log", text=True)
+    with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as log:
+        log.write(f"{shlex.join(sys.argv)}\n")
+        traceback.print_exception(error, file=log)
+    what = f"{type(error).__name__}: {one_line(error)}"
+    return _say(
+        f"a failure of e2bench itself ({what[:200]}); what was finished is kept. Please report it with {path}", 1
+    )
 
 
 def _usage_code(error: Exception) -> int | None:

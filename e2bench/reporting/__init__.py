@@ -32,6 +32,7 @@ def write_report(results: Path | Sequence[Path], out: Path) -> list[Path]:
     found = scan(*folders)
     output = Output(out, *folders)
     files = _without_damaged(found)
+    output.begin([name for name, _ in files])
     for name, content in files:
         output.write(name, content)
     output.close([run.name for run in found.runs], found.warnings)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from e2bench import __version__
 from e2bench.errors import DataError
-from e2bench.files import write_atomic, write_json
+from e2bench.files import make_folder, write_atomic, write_json
 from e2bench.reporting.runs import MARKER, report_files
 from e2bench.runs.manifest import now
 
@@ -28,6 +29,22 @@ class Output:
         if (folder / MARKER).exists() and not self._earlier:
             raise DataError(f"{folder / MARKER} is not a report's; give a new or empty folder with --out")
 
+    def begin(self, names: Sequence[str]) -> None:
+        """Say in the marker that these files are ours before the first is written: a killed report can be done again.
+
+        Raises:
+            DataError: a file of one of the names is there and no earlier report wrote it.
+        """
+        for name in names:
+            if (self.folder / name).exists() and name not in self._earlier:
+                raise DataError(f"{self.folder / name} exists and is not ours; give another folder with --out")
+        make_folder(self.folder)
+        for path in self.folder.glob(".*.tmp"):  # what a killed `write_atomic` left
+            if path.name.removeprefix(".").rpartition(".tmp")[0].rpartition(".")[0] in {*names, MARKER}:
+                path.unlink()
+        self._earlier |= set(names)
+        self._mark([*self._earlier], runs=[], warnings=["it was interrupted: give the same command again"])
+
     def write(self, name: str, content: str | bytes) -> Path:
         """One file, whole or not at all.
 
@@ -46,6 +63,14 @@ class Output:
     def close(self, runs: list[str], warnings: list[str]) -> None:
         """Write the marker, and take away what an earlier report wrote and this one did not."""
         names = [path.name for path in self.written]
+        self._mark(names, runs=runs, warnings=warnings)
+        self.written.append(self.folder / MARKER)
+        for stale in self._earlier - set(names) - {MARKER}:
+            path = self.folder / stale
+            if path.parent == self.folder and path.is_file():  # a doctored marker must not reach other folders
+                path.unlink()
+
+    def _mark(self, names: Sequence[str], *, runs: list[str], warnings: list[str]) -> None:
         marker = {
             "made_by": "e2bench report",
             "e2bench": __version__,
@@ -55,8 +80,3 @@ class Output:
             "files": [*names, MARKER],
         }
         write_json(self.folder / MARKER, marker)
-        self.written.append(self.folder / MARKER)
-        for stale in self._earlier - set(names) - {MARKER}:
-            path = self.folder / stale
-            if path.parent == self.folder and path.is_file():  # a doctored marker must not reach other folders
-                path.unlink()
