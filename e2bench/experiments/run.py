@@ -58,9 +58,8 @@ def run_plan(experiment: Experiment, common: Common, model: Any, rule: ScaleRule
         model.rope.set(plan.scaling, plan.length)  # what run.json shows as in force
     out = common.out or Path("results") / experiment.folder_name(model.name, rule, plan)
     folder = open_run(experiment, common, model, plan, processes, out)
-    if (
-        common.out is None and not common.fresh and folder.is_another()
-    ):  # of the same name, by settings that the name does not tell
+    is_taken = common.out is None and not common.fresh and folder.is_another()
+    if is_taken:  # by a run of the same name, with other settings than the name says
         folder.path = out = Path(f"{out}-{digest(folder.manifest['resolved'], experiment.chooses())}")
         say(f"the default folder holds another run: this one is in {out}")
     with folder:
