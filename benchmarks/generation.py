@@ -29,7 +29,8 @@ from e2bench.prompts.task import Task, read_examples, render, templates
 from e2bench.prompts.truncation import fit, input_limit
 from e2bench.rope.methods import RopeScaling
 from e2bench.rope.windows import parse_length, scale_for_window
-from e2bench.runs.runner import Item, plan
+from e2bench.runs.items import Item
+from e2bench.runs.runner import plan
 from e2bench.tasks.demo import write_longbench
 from e2bench.tasks.longbench import select
 

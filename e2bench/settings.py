@@ -54,6 +54,9 @@ def setting(default: Any, help: str, **about: Any) -> Any:
     return field(default=value, metadata={SETTING: known})
 
 
+_named: dict[type, dict[str, tuple[Field[Any], Setting, Any]]] = {}
+
+
 @dataclass(frozen=True)
 class Settings:
     """Base of dataclasses whose fields are settings.    given: settings as they were given, by name."""
@@ -63,8 +66,11 @@ class Settings:
     @classmethod
     def named(cls) -> dict[str, tuple[Field[Any], Setting, Any]]:
         """Name: field, setting and type of every setting, in order of declaration."""
-        hints = _hints(cls)
-        return {f.name: (f, f.metadata[SETTING], hints[f.name]) for f in fields(cls) if SETTING in f.metadata}
+        if cls not in _named:  # resolving types takes milliseconds, and every command asks
+            hints = get_type_hints(cls)
+            known = (f for f in fields(cls) if SETTING in f.metadata)
+            _named[cls] = {f.name: (f, f.metadata[SETTING], hints[f.name]) for f in known}
+        return _named[cls]
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Self:
@@ -107,10 +113,6 @@ class Settings:
             if value is not None and (defaults or value != about.text):
                 shown[name] = value
         return shown
-
-
-def _hints(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls)
 
 
 def _plain(hint: Any, name: str, value: Any, *, parsed: bool) -> Any:

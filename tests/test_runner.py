@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from e2bench.errors import RunFailed
 from e2bench.files import read_json, read_rows
 from e2bench.runs.folder import RunFolder
+from e2bench.runs.items import Item, Row
 from e2bench.runs.lines import RUN, merged
 from e2bench.runs.manifest import manifest
 from e2bench.runs.processes import Processes
-from e2bench.runs.runner import Item, Row, plan, run
+from e2bench.runs.runner import plan, run
 
 ABSURD = 1 << 48  # float32 numbers: no machine has a pebibyte
 

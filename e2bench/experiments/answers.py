@@ -12,7 +12,7 @@ from e2bench.prompts.truncation import Fitted, fit, input_limit
 from e2bench.rope.methods import BY_LENGTH, RopeScaling
 from e2bench.rope.windows import PER_INPUT, ScaleRule, short_number
 from e2bench.runs.folder import RunFolder
-from e2bench.runs.runner import Item, Measure, Row
+from e2bench.runs.items import Item, Measure, Row
 
 SHOWN_CHARS = 300  # of each end of the prompt, kept for the report
 

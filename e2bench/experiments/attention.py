@@ -25,8 +25,8 @@ from e2bench.experiments.pairs import STYLES, Cell, closed, long_texts, make_cel
 from e2bench.files import write_atomic
 from e2bench.models.protocols import AttentionSource, Prompt
 from e2bench.rope.windows import ScaleRule, parse_lengths, short_number
+from e2bench.runs.items import Item, Measure, Row
 from e2bench.runs.lines import row_id
-from e2bench.runs.runner import Item, Measure, Row
 from e2bench.settings import setting
 from e2bench.terminal import say
 

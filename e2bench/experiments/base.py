@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from e2bench.models.protocols import Generator
     from e2bench.rope.methods import RopeScaling
     from e2bench.rope.windows import ScaleRule
-    from e2bench.runs.runner import Item, Measure, Row
+    from e2bench.runs.items import Item, Measure, Row
 
 Line = Mapping[str, Any]
 

@@ -18,7 +18,7 @@ from e2bench.models.protocols import Prompt, Scorer
 from e2bench.prompts.task import sample_hash
 from e2bench.rope.methods import BY_LENGTH, RopeScaling
 from e2bench.rope.windows import short_number
-from e2bench.runs.runner import Item, Measure, Row
+from e2bench.runs.items import Item, Measure, Row
 from e2bench.tasks.short import NEW_TOKENS, Choice, Question, ShortTask, answer_of, answered
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from e2bench.files import read_json, write_atomic, write_json
 from e2bench.hub import is_online
 from e2bench.rope.methods import RopeScaling
 from e2bench.rope.windows import short_number
+from e2bench.runs.items import Item, Measure, Row
 from e2bench.runs.lines import LM_EVAL
-from e2bench.runs.runner import Item, Measure, Row
 from e2bench.tasks.short import ShortTask
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from e2bench.errors import E2BenchError
-from e2bench.models.loading import ATTENTIONS, DTYPES
+from e2bench.models.names import ATTENTIONS, DTYPES
 from e2bench.rope.methods import METHODS
 from e2bench.rope.windows import Scale, parse_length, parse_scale
 from e2bench.settings import Settings, setting

@@ -23,9 +23,9 @@ from e2bench.models.protocols import Generator, Prompt
 from e2bench.prompts.truncation import Codec
 from e2bench.rope.methods import RopeScaling
 from e2bench.rope.windows import ScaleRule, parse_lengths, short_number
+from e2bench.runs.items import Item, Measure, Row
 from e2bench.runs.lines import row_id
 from e2bench.runs.processes import Processes
-from e2bench.runs.runner import Item, Measure, Row
 from e2bench.settings import setting
 
 if TYPE_CHECKING:

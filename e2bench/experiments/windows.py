@@ -25,8 +25,8 @@ from e2bench.data.corpus import Chosen
 from e2bench.errors import E2BenchError, RunFailed
 from e2bench.rope.methods import BY_LENGTH, RopeScaling
 from e2bench.rope.windows import short_length, short_number
+from e2bench.runs.items import Item, Measure, Row
 from e2bench.runs.lines import row_id
-from e2bench.runs.runner import Item, Measure, Row
 
 if TYPE_CHECKING:
     import torch

@@ -19,8 +19,6 @@ from e2bench.models.keys import check_keys
 from e2bench.models.tokenizers import checked
 from e2bench.rope.switch import divide_frequencies
 
-DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
-ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")
 PICKLED = ("pytorch_model*.bin", "*.pt", "*.pth", "adapter_model.bin", "*.ckpt")
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -16,29 +14,11 @@ from rich.text import Text
 from e2bench.errors import RunFailed
 from e2bench.models.memory import is_exhausted
 from e2bench.runs.folder import RunFolder
+from e2bench.runs.items import Item, Measure, Row
 from e2bench.runs.lines import row_id
 from e2bench.runs.processes import Processes
 
 PLAIN_LINE_S = 30  # without a terminal, progress is a line so often
-
-
-@dataclass(frozen=True)
-class Item:
-    """One record to make. `cost` in tokens orders the work; only items of an equal `group` share a batch.
-
-    sample: hash of what the record is made from, where its id does not say it; stored in the record as `sample`.
-    """
-
-    file: str
-    id: str
-    cost: int
-    group: Hashable
-    payload: Any
-    sample: str | None = None
-
-
-Row = Mapping[str, Any]
-Measure = Callable[[Sequence[Item], RunFolder], Iterator[tuple[Item, Row]]]
 
 
 def run(
