@@ -122,11 +122,12 @@ def check_folder(path: Path, what: str) -> Path:
     return path
 
 
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def file_hashes(paths: Iterable[Path]) -> dict[str, str]:
     """File name: SHA-256."""
-
-    hashes = {}
-    for path in paths:
-        with path.open("rb") as file:
-            hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashes
+    return {path.name: sha256_of(path) for path in paths}

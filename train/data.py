@@ -7,7 +7,6 @@ Row n is the same in every process and after every restart; a resumed run goes o
 from __future__ import annotations
 
 import glob
-import hashlib
 import itertools
 import random
 from collections.abc import Iterable, Iterator
@@ -19,6 +18,7 @@ import torch
 from torch.utils.data import IterableDataset
 
 from e2bench.errors import DataError, E2BenchError, UnknownName
+from e2bench.files import file_hashes
 from e2bench.train.layouts import LAYOUTS, Segment
 
 if TYPE_CHECKING:
@@ -88,11 +88,7 @@ class _Row:
 
 def data_hashes(sources: list[Source]) -> dict[str, str]:
     """File name -> SHA-256 of its bytes."""
-    hashes = {}
-    for path in (path for source in sources for path in source.paths()):
-        with path.open("rb") as file:
-            hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashes
+    return file_hashes(path for source in sources for path in source.paths())
 
 
 class PackedRows(IterableDataset[dict[str, torch.Tensor]]):

@@ -167,7 +167,6 @@ def prepare_folder(out: Path, config: dict[str, Any], fresh: bool) -> None:
     Only `checkpoint-STEP` is ever removed; a copy under another name is the user's. Raises RunFolderError for a newest
     checkpoint, or a final model, that is damaged or has other settings.
     """
-    make_folder(out)
     check_ours(out)
     with disk_errors(out):
         write_json(out / MARKER, {"made_by": "e2bench train"})

@@ -9,6 +9,7 @@ import shlex
 import signal
 import sys
 
+from e2bench.cli.commands import app
 from e2bench.errors import E2BenchError, one_line
 
 
@@ -22,8 +23,6 @@ def main() -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
     try:
-        from e2bench.cli.commands import app
-
         code = app(standalone_mode=False)
         if code == 130:  # typer takes the interrupt for itself and says nothing
             raise KeyboardInterrupt

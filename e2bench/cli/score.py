@@ -17,7 +17,7 @@ from e2bench.scoring.averages import SCHEMES
 def run(folder: Path, *, as_json: bool, rouge_score: bool) -> None:
     """Score a folder; print JSON and write nothing, or write scores.json and print a table."""
     _refuse_several(folder)
-    scores = score_folder(folder, **({"rouge_score": True} if rouge_score else {}))
+    scores = score_folder(folder, rouge_score=rouge_score)
     if as_json:
         print(json.dumps({"tasks": scores.get("tasks", {}), "averages": scores.get("averages", {})}))
         return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 import lzma
 import os
 import re
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from e2bench.errors import DataError
-from e2bench.files import file_hashes, read_json, write_json
+from e2bench.files import file_hashes, read_json, sha256_of, write_json
 from e2bench.hub import OFFLINE, is_online
 
 SUMS = "sha256.json"  # beside what was unpacked: the hash of each file
@@ -98,12 +97,6 @@ def hub_hash(cached: Path) -> str | None:
     """The SHA-256 that the hub gave for a large file: in its cache a link to a blob of that name, also offline."""
     name = cached.resolve().name
     return name if re.fullmatch(r"[0-9a-f]{64}", name) else None
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, 64 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def verify(path: Path, sha256: str) -> None:

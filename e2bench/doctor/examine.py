@@ -22,8 +22,11 @@ def examine(common: Common, *, data: str | None = None) -> Findings:
         try:
             check_model(common)
             model = load_model(common, needs="Generator")
-            findings += getattr(model, "findings", [])
-            _scaling(model, common)
+            try:
+                scaling = _scaling(model, common)
+            finally:
+                findings += model.findings
+            findings.append(scaling)
             _true_lengths(model)
             _template(model)
         except E2BenchError as error:
@@ -33,18 +36,14 @@ def examine(common: Common, *, data: str | None = None) -> Findings:
     return findings
 
 
-def _scaling(model: Any, common: Common) -> None:
-    """The asked scale and method against what transformers builds."""
+def _scaling(model: Any, common: Common) -> Finding:
+    """Check the asked scale and method against what transformers builds; what they come to."""
     rule = model.rule(with_preset(common).scale, common.method)
     window = rule.window(common.window)
     scaling = rule.scaling(window)
-    if hasattr(model, "check_scaling"):
-        before = len(model.findings)
-        model.check_scaling(scaling)
-        for found in model.findings[before:]:
-            find(found.check, found.level, found.found, found.effect, found.advice)
+    model.check_scaling(scaling)
     covered = f"g = {scaling.factor:g} ({scaling.method}) for {short_length(window)} tokens"
-    find("scale", OK, f"{covered}; L = {short_length(model.native_window)}")
+    return Finding("scale", OK, f"{covered}; L = {short_length(model.native_window)}")
 
 
 def _true_lengths(model: Any) -> None:

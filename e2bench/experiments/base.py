@@ -9,13 +9,14 @@ derived from it: the command and its options, Python keywords, YAML keys, docs/r
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from e2bench.errors import E2BenchError, UnknownName
-from e2bench.rope.windows import PER_INPUT, short_length
+from e2bench.rope.windows import PER_INPUT, short_length, short_number
 from e2bench.settings import SETTING, Settings
 
 if TYPE_CHECKING:
@@ -171,10 +172,6 @@ class Experiment(Settings):
 
 def default_folder(experiment: str, model: str, rule: ScaleRule, window: int | None = None) -> str:
     """EXPERIMENT-MODEL-SCALE, with the method and the window where they are not what the scale says."""
-    import re
-
-    from e2bench.rope.windows import short_number
-
     name = re.sub(r"[^\w.-]+", "-", model)
     scale = "s" + "-".join(str(short_number(v)) for v in rule.values) if rule.kind == "fixed" else rule.kind
     parts = [experiment, name, *([] if rule.method in ("linear", "checkpoint") else [rule.method]), scale]

@@ -43,7 +43,7 @@ def grid_of(windows: Sequence[int], rule: ScaleRule) -> list[tuple[int, RopeScal
 
 
 def grid_facts(grid: Grid, rule: ScaleRule, common: Common, experiment: str) -> dict[str, Any]:
-    """The arguments of `Plan` that follow from a grid; `resolved` gets the entry `grid`."""
+    """The arguments of `Plan` that follow from a grid: its RoPE, and what stands in force at the start."""
     if common.window is not None:
         say(f"--window {short_length(common.window)} has no effect on {experiment}: --lengths gives its windows")
     scales = [short_number(scaling.factor) for _, scaling in grid]

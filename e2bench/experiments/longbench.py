@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from e2bench.data.source import DEMO, OWN, PUBLIC, DataSource
 from e2bench.errors import DataError, E2BenchError
 from e2bench.experiments.base import Experiment, Line, Plan, Sample
-from e2bench.files import check_folder, file_hashes
+from e2bench.files import check_folder, file_hashes, sha256_of
 from e2bench.prompts.truncation import MODES, input_limit
 from e2bench.rope.windows import PER_INPUT, ScaleRule, short_number
 from e2bench.runs.lines import names_of, stored_rows
@@ -106,7 +107,7 @@ class LongBench(Experiment):
                 "truncation": self.truncation,
                 "chat_template": feeding.wrapper.name if feeding.wrapper else "none",
                 "hashes": {"chat_template": feeding.wrapper.sha256} if feeding.wrapper else {},
-                "prompts": "official" if self.prompts is None else file_hashes([self.prompts])[self.prompts.name],
+                "prompts": "official" if self.prompts is None else sha256_of(self.prompts),
                 "context": not self.no_context,
                 "early_stop": self.early_stop,
                 "method": rule.method,
@@ -261,7 +262,7 @@ def check_counts(folder: Path, task: Task, rows: Sequence[Line]) -> None:
     """
     ids = [str(row["_id"]) for row in rows if "_id" in row]
     if len(set(ids)) < len(ids):
-        twice = next(one for at, one in enumerate(ids) if one in ids[:at])
+        twice = next(one for one, count in Counter(ids).items() if count > 1)
         raise DataError(f"{folder / task.name}.jsonl: two lines have the _id {twice!r}; a sample would count twice")
     equal = len(rows) - len({json.dumps(row, sort_keys=True, default=str) for row in rows})
     if equal:

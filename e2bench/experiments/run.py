@@ -51,10 +51,9 @@ def run_experiment(experiment: Experiment, common: Common, model: Any = None) ->
 
 def run_plan(experiment: Experiment, common: Common, model: Any, rule: ScaleRule, plan: Plan) -> Path | None:
     """Open the folder, measure what it lacks, score it."""
-    if plan.scaling is not None and hasattr(model, "check_scaling"):
-        model.check_scaling(plan.scaling)
     processes = Processes.from_environment()
     if plan.scaling is not None:
+        model.check_scaling(plan.scaling)
         model.rope.set(plan.scaling, plan.length)  # what run.json shows as in force
     out = common.out or Path("results") / experiment.folder_name(model.name, rule, plan)
     folder = open_run(experiment, common, model, plan, processes, out)
@@ -71,7 +70,7 @@ def run_plan(experiment: Experiment, common: Common, model: Any, rule: ScaleRule
 
 def tell(model: Any) -> None:
     """Say once a model what was found that one should know (`e2bench doctor` has the whole list)."""
-    for found in getattr(model, "findings", []):
+    for found in model.findings:
         if found.level == NOTE and found not in _told:
             _told.append(found)
             say(found.line)
@@ -153,7 +152,7 @@ def open_run(
         attention=model.attention,
         batch_size="auto" if common.batch_size is None else str(common.batch_size),
         processes=processes.world,
-        checks=[found.as_json() for found in getattr(model, "findings", [])],
+        checks=[found.as_json() for found in model.findings],
         **plan.facts,
     )
     return RunFolder(

@@ -9,6 +9,7 @@ from typing import Any
 
 from e2bench.errors import E2BenchError
 from e2bench.models.protocols import Generation
+from e2bench.models.texts import Remote
 from e2bench.rope.methods import RopeScaling
 from e2bench.rope.windows import Scale, ScaleRule
 
@@ -29,7 +30,7 @@ class NoRope:
         return []
 
 
-class CallableModel:
+class CallableModel(Remote):
     """`answer` takes a list of prompts and gives a list of continuations. It decides how much it runs together.
 
     tokenizer: of transformers; counts and truncates prompts.    window: tokens that prompt and answer may have.
@@ -39,6 +40,7 @@ class CallableModel:
     own_scaling = None
 
     def __init__(self, answer: Answer, tokenizer: Any, *, window: int, name: str = "") -> None:
+        super().__init__()
         self.answer, self.tokenizer, self.native_window = answer, tokenizer, window
         self.name = name or getattr(answer, "__name__", type(answer).__name__).strip("<>")
         self.rope = NoRope()
@@ -66,22 +68,9 @@ class CallableModel:
         """Unknown, so that nothing is refused."""
         return 0
 
-    def free_bytes(self) -> int:
-        """Unknown."""
-        return 0
-
     def decode_rows(self, tokens: int) -> int:
         """Prompts handed over in one call."""
         return 16
-
-    def encode(self, text: str, *, special_tokens: bool = True) -> list[int]:
-        """Token ids of a text, with what the tokenizer adds (BOS) or without."""
-        ids: list[int] = self.tokenizer(text, add_special_tokens=special_tokens, verbose=False)["input_ids"]
-        return ids
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of token ids without special tokens, not stripped."""
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def generate(self, prompts: Sequence[Any], scaling: RopeScaling | None = None) -> Iterator[tuple[int, Any]]:
         """(index of the prompt, answer) for a list of `Prompt`; an answer longer than its budget is cut.

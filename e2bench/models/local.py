@@ -26,6 +26,7 @@ from e2bench.models.kvcache import ATTENTION, KVCache
 from e2bench.models.loading import ModelSpec, load_weights
 from e2bench.models.probe import check_scale_matters, choose_ways
 from e2bench.models.protocols import Generation, Prompt, Rows
+from e2bench.models.texts import Texts
 from e2bench.models.tokenizers import check_ids, check_vocabulary
 from e2bench.models.windows_check import tell_layers, tell_window
 from e2bench.rope.config import checkpoint_scaling, native_window, text_config
@@ -39,7 +40,7 @@ CPU_DECODE_ROWS = 8
 TRANSFORMERS = "transformers_version"  # in a config: the library's own version, not the checkpoint's
 
 
-class Model:
+class Model(Texts):
     """A causal language model with rotary positions, in eval mode, with its tokenizer.
 
     Raises ModelError for a model without rotary positions, one that cannot be run in steps, one with a head that is not
@@ -171,13 +172,8 @@ class Model:
     # text
 
     def encode(self, text: str, *, special_tokens: bool = True) -> list[int]:
-        """Token ids of a text, with what the tokenizer adds (BOS) or without."""
-        ids = self.tokenizer(text, add_special_tokens=special_tokens, verbose=False)["input_ids"]
-        return check_ids(cast("list[int]", ids), self.vocab_size, self.tokenizer)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of token ids without special tokens, not stripped."""
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        """Token ids of a text. Raises ModelError for a token that the model has no embedding row for."""
+        return check_ids(super().encode(text, special_tokens=special_tokens), self.vocab_size, self.tokenizer)
 
     @property
     def eos_ids(self) -> frozenset[int]:

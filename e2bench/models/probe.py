@@ -203,10 +203,7 @@ def check_true_lengths(model: Model) -> None:
         return
     ids = probe_ids(model, tokens)
     ours = model.token_nll(ids, first=tokens - 32)[0].cpu()
-    if model.grouped:
-        with model.plain_attention():
-            states = model.hidden(ids)
-    else:
+    with model.plain_attention():
         states = model.hidden(ids)
     want = model.nll(states[:, -33:-1], ids[:, -32:])[0].cpu()
     difference = float((ours - want).abs().max())

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from e2bench.models.findings import Finding
     from e2bench.rope.methods import RopeScaling
     from e2bench.rope.windows import Scale, ScaleRule
 
@@ -67,6 +68,7 @@ class Generator(Protocol):
     native_window: int
     own_scaling: RopeScaling | None
     attention: str
+    findings: list[Finding]
 
     @property
     def dtype(self) -> Any:
@@ -89,6 +91,10 @@ class Generator(Protocol):
 
     def rule(self, scale: Scale | None, method: str | None) -> ScaleRule:
         """How g is chosen. Raises E2BenchError where the scale cannot be set from here."""
+        ...
+
+    def check_scaling(self, scaling: RopeScaling | None) -> None:
+        """Raise ModelError for a scaling that would not be what it says."""
         ...
 
     def encode(self, text: str, *, special_tokens: bool = True) -> list[int]:

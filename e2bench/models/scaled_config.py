@@ -14,15 +14,12 @@ def scaled_parameters(parameters: dict[str, Any], scaling: RopeScaling, native: 
 
     Raises E2BenchError for a method whose frequencies transformers cannot read from a config the same way.
     """
-    kept = {k: v for k, v in parameters.items() if k in ("rope_theta", "partial_rotary_factor")}
-    if scaling.method == "none" or (scaling.factor == 1 and scaling.row.plain_at_one):
-        return {**kept, "rope_type": "default"}
-    if not scaling.row.in_config or scaling.row.own:
+    if not scaling.is_plain and (scaling.row.own or not scaling.row.in_config):
         takes = [row.name for row in ROWS if row.in_config and not row.own and row.name != "none"]
         raise E2BenchError(
             f"method {scaling.method!r} has no fixed form in a config; export takes {', '.join(takes)} or none"
         )
-    return {**kept, **scaling.row.parameters(scaling.factor, native)}
+    return scaling.replacing(parameters, native)
 
 
 def set_scaling(config: Any, scaling: RopeScaling, native: int) -> None:

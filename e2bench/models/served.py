@@ -20,6 +20,7 @@ from typing import Any
 from e2bench.errors import E2BenchError, ModelError, RunFailed
 from e2bench.models.endpoint import Broken, Endpoint, Refused
 from e2bench.models.protocols import Generation, Prompt
+from e2bench.models.texts import Remote
 from e2bench.rope.methods import RopeScaling
 from e2bench.rope.windows import Scale, ScaleRule, scale_rule
 
@@ -81,7 +82,7 @@ class ServerRope:
         return []
 
 
-class ServedModel:
+class ServedModel(Remote):
     """A model behind `endpoint`, with its tokenizer here. Does what LongBench and passkey ask of a model.
 
     served: its name at the server.    native: L, when it is known.    concurrency: requests in flight.
@@ -102,6 +103,7 @@ class ServedModel:
         api: str = "completions",
         warn: Callable[[str], None] = lambda line: None,
     ) -> None:
+        super().__init__()
         if api not in APIS:
             raise E2BenchError(f"--served-api {api!r} is not known; choose one of {', '.join(APIS)}")
         if concurrency < 1:
@@ -151,10 +153,6 @@ class ServedModel:
         self.rope.set(None, tokens)
         return 0
 
-    def free_bytes(self) -> int:
-        """Memory here: none is needed."""
-        return 0
-
     def decode_rows(self, tokens: int) -> int:
         """Prompts handed over together; `concurrency` of them are in flight at any time."""
         return QUEUED * self.concurrency
@@ -170,17 +168,6 @@ class ServedModel:
         if rule.kind != "fixed" or len(rule.values) != 1:
             raise E2BenchError(f"--scale {scale} cannot change a server; give the one number it was started with")
         return rule
-
-    # text
-
-    def encode(self, text: str, *, special_tokens: bool = True) -> list[int]:
-        """Token ids of a text, with what the tokenizer adds (BOS) or without."""
-        ids: list[int] = self.tokenizer(text, add_special_tokens=special_tokens, verbose=False)["input_ids"]
-        return ids
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of token ids without special tokens, not stripped."""
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     # generation
 

@@ -22,22 +22,26 @@ class Method:
     """One way from a factor g to inverse frequencies.
 
     label: in tables and legends.
-    parameters: (g, L in tokens) -> `rope_parameters` for transformers' own RoPE code, without theta.
+    parameters: (g, L in tokens) -> `rope_parameters` for transformers' own RoPE code, without theta; None: the config's
+        own are kept, so that only a checkpoint can ask for the method.
     seq_len: (g, L, tokens of the input) -> the length that transformers computes the frequencies for; None: no length.
     by_length: whether the frequencies follow each input's length, so that a batch holds one prompt.
     in_config: whether a config says the same at every length (export, servers).
     plain_at_one: whether g = 1 is the pretrained rotation.
-    own: whether only a checkpoint's config can ask for it.
     """
 
     name: str
     label: str
-    parameters: Callable[[float, int], Parameters]
+    parameters: Callable[[float, int], Parameters] | None
     seq_len: Callable[[float, int, int], int] | None = None
     by_length: bool = False
     in_config: bool = True
     plain_at_one: bool = True
-    own: bool = False
+
+    @property
+    def own(self) -> bool:
+        """Whether only a checkpoint's config can ask for it."""
+        return self.parameters is None
 
 
 def _default(g: float, native: int) -> Parameters:
@@ -61,11 +65,6 @@ def _dynamic(g: float, native: int) -> Parameters:
     return {"rope_type": "dynamic", "factor": float(g)}
 
 
-def _as_it_is(g: float, native: int) -> Parameters:
-    """What the checkpoint's config says, per-dimension factors included."""
-    return {}
-
-
 def _extended(g: float, native: int, tokens: int) -> int:
     return math.ceil(g * native)
 
@@ -74,19 +73,14 @@ def _at_least_native(g: float, native: int, tokens: int) -> int:
     return max(tokens, native)
 
 
-def _tokens(g: float, native: int, tokens: int) -> int:
-    return tokens
-
-
-FOLLOWS = {"by_length": True, "plain_at_one": False}  # the input's length, also at g = 1
 ROWS = (
     Method("none", "None", _default),
     Method("linear", "PI", _linear),  # E² too: arXiv 2306.15595, 2401.06951
     Method("ntk", "NTK", _frozen_ntk, _extended, in_config=False),
-    Method("dynamic", "Dynamic NTK", _dynamic, _at_least_native, in_config=False, **FOLLOWS),
+    Method("dynamic", "Dynamic NTK", _dynamic, _at_least_native, by_length=True, in_config=False, plain_at_one=False),
     Method("yarn", "YaRN", _yarn),  # arXiv 2309.00071
-    Method("longrope", "LongRoPE", _as_it_is, _tokens, own=True, **FOLLOWS),  # arXiv 2402.13753
-    Method("checkpoint", "the checkpoint's own", _as_it_is, plain_at_one=False, own=True),
+    Method("longrope", "LongRoPE", None, by_length=True, plain_at_one=False),  # arXiv 2402.13753
+    Method("checkpoint", "the checkpoint's own", None, plain_at_one=False),
 )
 BY_NAME = {row.name: row for row in ROWS}
 METHODS = tuple(row.name for row in ROWS if not row.own)  # what `--method` takes
@@ -118,6 +112,23 @@ class RopeScaling:
     def row(self) -> Method:
         """The method's row."""
         return BY_NAME[self.method]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is the pretrained rotation."""
+        return self.method == "none" or (self.factor == 1 and self.row.plain_at_one)
+
+    def replacing(self, current: Parameters, native: int) -> Parameters:
+        """`rope_parameters` in place of `current`: what else describes the rotation kept, the type and factor replaced.
+
+        Raises ValueError for a checkpoint's own scaling, which is kept, not made.
+        """
+        kept = {k: v for k, v in current.items() if k in ("rope_theta", "partial_rotary_factor")}
+        if self.is_plain:
+            return {**kept, "rope_type": "default"}
+        if self.row.parameters is None:
+            raise ValueError(f"{self.method} is a checkpoint's own scaling")
+        return {**kept, **self.row.parameters(self.factor, native)}
 
 
 def scale_for_window(window: int, native: int) -> int:

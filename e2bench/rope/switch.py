@@ -38,13 +38,12 @@ def inverse_frequencies(
         raise ValueError("the checkpoint's own frequencies are not computed but restored")
     row, config = scaling.row, copy.deepcopy(rotary.config)
     parameters = config.rope_parameters[layer_type] if layer_type else config.rope_parameters
-    plain = scaling.method == "none" or (scaling.factor == 1 and row.plain_at_one)
+    plain = scaling.is_plain
     if plain and parameters.get("rope_type") == "proportional":  # a plain rotation of a part of each head
         return _float32(rope_frequencies(ROPE_INIT_FUNCTIONS["proportional"], config, layer_type=layer_type))
-    kept = {k: v for k, v in parameters.items() if k in ("rope_theta", "partial_rotary_factor")}
-    new = {"rope_type": "default"} if plain else row.parameters(scaling.factor, native)
+    new = scaling.replacing(parameters, native)
     parameters.clear()
-    parameters.update(kept, **new)
+    parameters.update(new)
     seq_len = None
     if row.seq_len is not None and not plain:
         seq_len = row.seq_len(scaling.factor, native, length or native)

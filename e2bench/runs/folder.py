@@ -94,12 +94,13 @@ class RunFolder:
         with disk_errors(self.path):
             for beside in filter(is_beside, self.path.glob(".*.tmp")):  # of a process killed inside `write_atomic`
                 beside.unlink()
-        if earlier.exists():
-            self._check_same(read_json(earlier))
+        stored = read_json(earlier) if earlier.exists() else None
+        if stored is not None:
+            self._check_same(stored)
         elif self.must_resume:
             raise RunFolderError(f"{self.path} holds no run to resume; leave --resume out to start one")
-        self._check_files(owned(read_json(earlier)) if earlier.exists() else set(), known=earlier.exists())
-        started = (read_json(earlier).get("started") if earlier.exists() else None) or now()
+        self._check_files(set() if stored is None else owned(stored), known=stored is not None)
+        started = (stored or {}).get("started") or now()
         write_json(earlier, {**self.manifest, "started": started, "ended": None})
 
     def _check_files(self, own: set[str], *, known: bool) -> None:

@@ -1,0 +1,38 @@
+"""What models behind a text interface share: a tokenizer's words, and a scaling that is not ours to set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from e2bench.models.findings import Finding
+from e2bench.rope.methods import RopeScaling
+
+
+class Texts:
+    """Texts to token ids and back, by the tokenizer of a subclass."""
+
+    tokenizer: Any
+
+    def encode(self, text: str, *, special_tokens: bool = True) -> list[int]:
+        """Token ids of a text, with what the tokenizer adds (BOS) or without."""
+        ids: list[int] = self.tokenizer(text, add_special_tokens=special_tokens, verbose=False)["input_ids"]
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids without special tokens, not stripped."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+class Remote(Texts):
+    """A generator whose weights are not here: no memory of ours, no frequencies to check."""
+
+    def __init__(self) -> None:
+        self.findings: list[Finding] = []
+
+    def check_scaling(self, scaling: RopeScaling | None) -> None:
+        """The scaling is the server's or the function's own."""
+
+    def free_bytes(self) -> int:
+        """Memory here: none is needed."""
+        return 0
