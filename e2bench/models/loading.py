@@ -14,7 +14,7 @@ from e2bench.extras import require
 from e2bench.files import read_json
 from e2bench.hub import OFFLINE, is_cached, is_online
 from e2bench.models.adapters import merge_adapter
-from e2bench.models.gguf_file import GgufFile, GgufRope, tell
+from e2bench.models.gguf_file import GgufFile, GgufRope, one_reading, tell
 from e2bench.models.keys import check_keys
 from e2bench.models.tokenizers import checked
 from e2bench.rope.switch import divide_frequencies
@@ -72,6 +72,7 @@ class Loaded:
     own_factor: float | None = None
 
 
+@one_reading()
 def load_weights(spec: ModelSpec) -> Loaded:
     """Weights and tokenizer, nothing dropped. Raises ModelError, one line, for whatever cannot be loaded whole."""
     import torch
@@ -272,6 +273,7 @@ def _tokenizer_source(name: str, trust_remote_code: bool) -> dict[str, Any]:
     return {"pretrained_model_name_or_path": name, "trust_remote_code": trust_remote_code}
 
 
+@one_reading()
 def load_tokenizer(name: str, trust_remote_code: bool = False) -> tuple[Any, int | None]:
     """(tokenizer, native window if a config lies beside it) of a hub id, a folder or a `.gguf` file."""
     from transformers import AutoConfig
