@@ -91,7 +91,12 @@ def is_beside(path: Path) -> bool:
 
 def write_json(path: Path, value: Any) -> None:
     """`write_atomic` of indented JSON."""
-    write_atomic(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+    write_atomic(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """What `write_json` writes."""
+    return (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode("utf-8", "backslashreplace")
 
 
 @contextmanager

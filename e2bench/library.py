@@ -12,7 +12,7 @@ from e2bench.experiments.base import experiment as experiment_class
 from e2bench.experiments.options import Common
 from e2bench.files import read_json
 from e2bench.rope.windows import parse_length
-from e2bench.runs.lines import RUN, SCORES, names_of, stored_rows
+from e2bench.runs.lines import SCORES, names_of, read_run, stored_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,7 +49,7 @@ class Run:
     @property
     def settings(self) -> dict[str, Any]:
         """run.json: settings as given and as resolved, model, data, versions, times."""
-        return read_json(self.folder / RUN)
+        return read_run(self.folder)
 
     def rows(self) -> pd.DataFrame:
         """The lines that were asked for last, one row a line; of runs with several files with a column `file`."""
@@ -140,11 +140,16 @@ def score(folder: str | Path) -> dict[str, Any]:
     return scores
 
 
-def compare(first: str | Path, second: str | Path, *, tasks: Sequence[str] | None = None) -> dict[str, Any]:
-    """Paired differences of two runs, second less first, with bootstrap 95 % intervals over samples."""
+def compare(
+    first: str | Path, second: str | Path, *, tasks: Sequence[str] | None = None, allow: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Paired differences of two runs, second less first, with bootstrap 95 % intervals over samples.
+
+    allow: settings that may differ though they say what was asked (`input_limit`, say).
+    """
     from e2bench.experiments.compare import compare as compared
 
-    return compared(Path(first), Path(second), tasks=tasks)
+    return compared(Path(first), Path(second), tasks=tasks, allow=allow)
 
 
 def report(results: str | Path | Sequence[str | Path], out: str | Path = "report") -> list[Path]:

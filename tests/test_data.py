@@ -230,7 +230,8 @@ def test_what_was_unpacked_counts_as_verified_until_a_file_changes(
     write_json(folder / SUMS, file_hashes([folder / "trec.jsonl"]))
     assert is_verified(find("longbench"), fetch(find("longbench")))
     (folder / "trec.jsonl").write_text("{} \n")
-    assert not is_verified(find("longbench"), fetch(find("longbench")))
+    with pytest.raises(DataError, match=r"trec.jsonl is not what was fetched.*e2bench data longbench"):
+        is_verified(find("longbench"), fetch(find("longbench")))
 
 
 def test_the_demo_documents_are_two_of_65536_tokens_and_more() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import itertools
 import random
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,8 @@ import torch
 from torch.utils.data import IterableDataset
 
 from e2bench.errors import DataError, E2BenchError, UnknownName
-from e2bench.files import file_hashes
+from e2bench.files import sha256_of
+from e2bench.runs.manifest import shareable
 from e2bench.train.layouts import LAYOUTS, Segment
 
 if TYPE_CHECKING:
@@ -61,10 +63,11 @@ class Source:
         """The files that exist. Raises DataError for a name that matches nothing."""
         found = []
         for name in self.files:
-            matches = sorted(glob.glob(str(Path(name).expanduser())))
+            path = Path(name).expanduser()
+            matches = [path] if path.exists() else [Path(match) for match in sorted(glob.glob(str(path)))]
             if not matches:
                 raise DataError(f"training data {name!r} does not exist; check `files` under `data` in the recipe")
-            found += [Path(match) for match in matches]
+            found += matches
         return found
 
 
@@ -87,8 +90,10 @@ class _Row:
 
 
 def data_hashes(sources: list[Source]) -> dict[str, str]:
-    """File name -> SHA-256 of its bytes."""
-    return file_hashes(path for source in sources for path in source.paths())
+    """File name -> SHA-256 of its bytes; the path as given where several files have one name."""
+    paths = [path for source in sources for path in source.paths()]
+    names = Counter(path.name for path in paths)
+    return {path.name if names[path.name] == 1 else shareable(path): sha256_of(path) for path in paths}
 
 
 class PackedRows(IterableDataset[dict[str, torch.Tensor]]):
@@ -149,7 +154,7 @@ class PackedRows(IterableDataset[dict[str, torch.Tensor]]):
         """Endless pieces of one source: every document once an epoch, every epoch in another order."""
         from datasets import load_dataset
 
-        files = [str(path) for path in source.paths()]
+        files = [glob.escape(str(path)) for path in source.paths()]  # `datasets` looks for patterns in what it is given
         examples = load_dataset("json", data_files=files, split="train", streaming=True)
         rng = random.Random(f"{self.seed}:{index}")
         for epoch in itertools.count():
@@ -160,7 +165,7 @@ class PackedRows(IterableDataset[dict[str, torch.Tensor]]):
             for piece in _shuffled(pieces, self.shuffle_buffer, rng):
                 yield piece
             if piece is None:
-                raise DataError(f"{files[0]}: no example of layout {source.layout!r} in it; check `layout`")
+                raise DataError(f"{source.paths()[0]}: no example of layout {source.layout!r} in it; check `layout`")
 
     def _documents(self, examples: Iterable[dict[str, Any]], source: Source) -> Iterator[Piece]:
         for example in examples:

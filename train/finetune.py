@@ -26,6 +26,7 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, Trai
 from e2bench.compat import activation_checkpointing_arguments
 from e2bench.errors import E2BenchError, RunFailed, RunFolderError, one_line
 from e2bench.files import disk_errors, make_folder, read_json, write_json
+from e2bench.models.identity import tokenizer_hash, weights_hash
 from e2bench.rope.config import checkpoint_scaling, native_window
 from e2bench.runs.lock import LOCK, FolderLock
 from e2bench.train.callbacks import (
@@ -169,7 +170,8 @@ def prepare_folder(out: Path, config: dict[str, Any], fresh: bool) -> None:
     """
     check_ours(out)
     with disk_errors(out):
-        write_json(out / MARKER, {"made_by": "e2bench train"})
+        if fresh or not (out / MARKER).exists():
+            write_json(out / MARKER, {"made_by": "e2bench train"})
         kept = [] if fresh else complete_checkpoints(out)
         for path in set(numbered_checkpoints(out)) - set(kept):
             shutil.rmtree(path)
@@ -181,6 +183,19 @@ def prepare_folder(out: Path, config: dict[str, Any], fresh: bool) -> None:
             f"{out} holds a run with {setting} = {before!r}, now it is {now!r}; "
             "use --fresh to start over or another --out"
         )
+
+
+def check_start(out: Path, model: Any, tokenizer: Any) -> None:
+    """Record what the training starts from; RunFolderError where a continued one began from something else.
+
+    model: before its first step: the base, with fresh adapters if there are any; None where it is drawn from the seed.
+    """
+    now = {"start": weights_hash(model) if model is not None else "", "tokenizer": tokenizer_hash(tokenizer)}
+    marker = read_json(out / MARKER)
+    for name, what in (("start", "another base model"), ("tokenizer", "another tokenizer or chat template")):
+        if marker.get(name, now[name]) != now[name]:
+            raise RunFolderError(f"{out} was begun from {what}; use --fresh to start over or another --out")
+    write_json(out / MARKER, {**marker, **now})
 
 
 def check_ours(out: Path) -> None:
@@ -329,6 +344,8 @@ def _train(recipe: Recipe, out: Path, arguments: Any, tokenizer: Any, config: di
             rows = NoRows()
             logging.getLogger("transformers.trainer").setLevel(logging.ERROR)  # it warns that there are none
         trainer = make_trainer(recipe, arguments, rows, processing_class=tokenizer, callbacks=[writer, stop, *log])
+        if arguments.process_index == 0:
+            check_start(out, trainer.model if recipe.base else None, tokenizer)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.state.global_step < recipe.steps:
         return False

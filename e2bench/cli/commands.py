@@ -151,9 +151,12 @@ def models(json: Annotated[bool, Flag("--json", help="As JSON.")] = False) -> No
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run folders; each is compared with the first.")],
     tasks: Annotated[str | None, Flag(help="Only these, separated by commas.")] = None,
+    allow: Annotated[
+        str | None, Flag(help="Settings that may differ though they say what was asked: input_limit,….")
+    ] = None,
     json: Annotated[bool, Flag("--json", help="As JSON, with the texts of the largest changes.")] = False,
 ) -> None:
     """Paired difference per task between runs over the same samples."""
     from e2bench.cli.compare import run
 
-    run(runs, tasks=tasks, as_json=json)
+    run(runs, tasks=tasks, allow=allow, as_json=json)

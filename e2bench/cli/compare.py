@@ -8,22 +8,27 @@ from typing import Any
 
 from e2bench.errors import E2BenchError, printable
 from e2bench.experiments.compare import compare
+from e2bench.runs.folder import words
 
 SHOWN_CHARS = 40
 NUMBERS = ("first", "second", "difference", "95 % interval")  # a narrow terminal folds other columns
 
 
-def run(runs: list[Path], *, tasks: str | None, as_json: bool) -> None:
+def run(runs: list[Path], *, tasks: str | None, allow: str | None, as_json: bool) -> None:
     """Compare every further run with the first."""
     if len(runs) < 2:
         raise E2BenchError(f"compare takes at least two runs, {len(runs)} was given")
-    chosen = [name.strip() for name in tasks.split(",") if name.strip()] if tasks else None
-    results = [compare(runs[0], other, tasks=chosen) for other in runs[1:]]
+    chosen = _names(tasks) or None
+    results = [compare(runs[0], other, tasks=chosen, allow=_names(allow)) for other in runs[1:]]
     if as_json:
         print(json.dumps(results if len(results) > 1 else results[0], ensure_ascii=False))
         return
     for result in results:
         _show(result)
+
+
+def _names(given: str | None) -> list[str]:
+    return [name.strip() for name in (given or "").split(",") if name.strip()]
 
 
 def _show(result: dict[str, Any]) -> None:
@@ -49,6 +54,8 @@ def _show(result: dict[str, Any]) -> None:
             f"{row['better']} / {row['worse']}",
         )
     console.print(table)
+    for name, (first, second) in result["differing"].items():
+        console.print(f"asked otherwise: {name} = {words(first)} in the first, {words(second)} in the second")
     console.print("* the interval does not hold 0. better / worse: samples with more, with less", style="dim")
     if not result["largest"]:
         console.print("no sample changed")

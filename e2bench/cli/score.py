@@ -10,7 +10,7 @@ from e2bench.errors import DataError, printable
 from e2bench.experiments.provenance import data_label, shortfall
 from e2bench.experiments.stored import experiment_of, score_folder, write_scores
 from e2bench.files import read_json
-from e2bench.runs.lines import RUN, SCORES
+from e2bench.runs.lines import RUN, SCORES, read_run
 from e2bench.scoring.averages import SCHEMES
 
 
@@ -64,7 +64,7 @@ def show(folder: Path, scores: dict[str, Any]) -> None:
     )
     if incomplete:
         console.print("An average is shown only when every one of its tasks has a score.", style="dim")
-    run = read_json(folder / RUN) if (folder / RUN).exists() else {}
+    run = read_run(folder) if (folder / RUN).exists() else {}
     console.print(escape(printable(f"data: {data_label(run, scores)}")), highlight=False)
     if scores.get("averages") and (short := shortfall(run, scores)):
         console.print(f"averages over {short}: not to be read beside published ones.", highlight=False)

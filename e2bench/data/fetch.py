@@ -8,8 +8,11 @@ import os
 import re
 import shutil
 import struct
+import tempfile
+import time
 import zipfile
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -20,6 +23,7 @@ from e2bench.hub import OFFLINE, is_online
 SUMS = "sha256.json"  # beside what was unpacked: the hash of each file
 MAX_UNPACKED_BYTES = 8 << 30
 MAX_MEMBERS = 10_000
+ABANDONED_S = 3600  # unpacking takes seconds
 
 
 @dataclass(frozen=True)
@@ -58,24 +62,50 @@ def fetch(archive: Archive) -> Path:
             verify(downloaded, expected)
         if archive.members is None:
             return downloaded
-        target.parent.mkdir(parents=True, exist_ok=True)
-        beside = target.with_name(f".{target.name}.{os.getpid()}")
-        try:
-            unpack(downloaded, beside, archive.members)
-            write_json(beside / SUMS, file_hashes(sorted(beside.iterdir())))
-            beside.replace(target)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
+        _unpack_into(target, downloaded, archive.members)
     return target
 
 
+def _unpack_into(target: Path, downloaded: Path, members: str) -> None:
+    """Unpack beside and move into place. Of several processes that do so at once the first one's folder stands."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for left in target.parent.glob(f".{target.name}.*"):  # by a killed process
+        with suppress(FileNotFoundError):  # another process is as tidy, or has just moved its own into place
+            if time.time() - left.stat().st_mtime > ABANDONED_S:
+                shutil.rmtree(left, ignore_errors=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        unpack(downloaded, scratch / "files", members)
+        write_json(scratch / "files" / SUMS, file_hashes(sorted((scratch / "files").iterdir())))
+        try:
+            (scratch / "files").replace(target)
+        except OSError:
+            if not target.is_dir():
+                raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
 def is_verified(archive: Archive, fetched: Path) -> bool:
-    """Whether what `fetch` gave is, file by file, what was verified when it was fetched."""
+    """Whether what `fetch` gave was verified when it was fetched; looked at again, every byte, each time.
+
+    False where nothing says what the files should be. Raises DataError for a file that has changed since.
+    """
     if fetched.is_file():
         expected = archive.sha256 or hub_hash(fetched)
-        return expected is not None and sha256_of(fetched) == expected
-    sums = fetched / SUMS
-    return sums.is_file() and file_hashes(p for p in sorted(fetched.iterdir()) if p != sums) == read_json(sums)
+        if expected is None:
+            return False
+        verify(fetched, expected)
+        return True
+    if not (fetched / SUMS).is_file():
+        return False
+    sums, found = read_json(fetched / SUMS), file_hashes(p for p in sorted(fetched.iterdir()) if p.name != SUMS)
+    if differing := sorted(name for name in sums.keys() | found.keys() if sums.get(name) != found.get(name)):
+        raise DataError(
+            f"{fetched / differing[0]} is not what was fetched ({len(differing)} files differ); delete the folder and "
+            f"fetch again: e2bench data {archive.name}"
+        )
+    return True
 
 
 def _download(archive: Archive) -> Path:

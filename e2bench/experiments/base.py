@@ -64,6 +64,7 @@ class Sample:
     task: what is paired within: a task's name, or a length.    id: the same in every run of the same samples.
     score: in the experiment's unit before `factor`; None for a failed line.    reference: a text, a number or a list.
     label: the line's name on the page.    grade: 0 to 100 for the page; None where it cannot be graded alone.
+    made_from: hash of what the line was made from, where its id does not say it.
     """
 
     task: str
@@ -73,6 +74,7 @@ class Sample:
     prediction: str
     label: str = ""
     grade: float | None = None
+    made_from: str | None = None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,20 @@ from e2bench.errors import DataError
 from e2bench.experiments.base import Experiment, Sample
 from e2bench.experiments.stored import damage, experiment_of
 from e2bench.files import check_folder
-from e2bench.runs.lines import names_of, stored_rows
+from e2bench.runs.folder import words
+from e2bench.runs.lines import RUN, names_of, read_run, stored_rows
 from e2bench.scoring.statistics import interval, mean
 
 LARGEST = 10
 EQUAL = 1e-12
 
 Samples = dict[str, dict[str, Sample]]  # task: {id: sample}
+
+
+# Settings that two runs are compared over: the model, and how its window was extended. Others say what was asked, and
+# a difference between answers to other questions is no difference between models.
+MODEL = {"model", "weights", "eos", "tokenizer", "native_window", "dtype", "attention", "device"}
+COMPARED = {*MODEL, "window", "method", "scale", "grid", "data"}  # data: each line says what it was made from
 
 
 def load(folder: Path) -> tuple[type[Experiment], Samples]:
@@ -29,9 +37,10 @@ def load(folder: Path) -> tuple[type[Experiment], Samples]:
     samples: Samples = {}
     with damage(folder):
         for name in names_of(folder):
-            for _, sample in experiment.samples(folder, name, stored_rows(folder, name), strict=True):
+            for line, sample in experiment.samples(folder, name, stored_rows(folder, name), strict=True):
                 if sample.score is not None:
-                    samples.setdefault(sample.task, {})[sample.id] = sample
+                    made_from = line.get("sample")
+                    samples.setdefault(sample.task, {})[sample.id] = replace(sample, made_from=made_from)
     if not samples:
         raise DataError(f"{folder} holds no finished line; run the experiment first")
     return experiment, samples
@@ -64,15 +73,61 @@ def check_same(first: tuple[Path, type[Experiment], Samples], second: tuple[Path
                     f"{name}: sample {i!r} has the reference {str(sample.reference)[:60]!r} in {here}, "
                     f"{str(theirs[name][i].reference)[:60]!r} in {there}: these are different samples"
                 )
+            if (
+                None not in (sample.made_from, theirs[name][i].made_from)
+                and sample.made_from != theirs[name][i].made_from
+            ):
+                raise DataError(
+                    f"{name}: sample {i!r} has another context or question in {here} than in {there}; run both over "
+                    "the same data"
+                )
 
 
-def compare(first: Path, second: Path, *, tasks: Sequence[str] | None = None) -> dict[str, Any]:
+def asked_otherwise(first: Path, second: Path, experiment: type[Experiment]) -> dict[str, tuple[Any, Any]]:
+    """Settings that say what was asked and differ between two runs: name: (first's, second's).
+
+    What run.json does not say, or a folder in LongBench's own layout, is not compared.
+    """
+    ours, theirs = (_resolved(folder) for folder in (first, second))
+    chooses = experiment.read({}).chooses()
+    found: dict[str, tuple[Any, Any]] = {}
+    for name in sorted((ours.keys() & theirs.keys()) - COMPARED):
+        one, other = ours[name], theirs[name]
+        if isinstance(one, dict) and isinstance(other, dict):  # parts, of which each run may have others
+            found |= {
+                key: (one[key], other[key]) for key in sorted(one.keys() & other.keys()) if one[key] != other[key]
+            }
+        elif name not in chooses and one != other:
+            found[name] = (one, other)
+    return found
+
+
+def _resolved(folder: Path) -> dict[str, Any]:
+    resolved = read_run(folder).get("resolved") if (folder / RUN).exists() else None
+    return resolved if isinstance(resolved, dict) else {}
+
+
+def _refuse(first: Path, second: Path, differing: Mapping[str, tuple[Any, Any]], allowed: Collection[str]) -> None:
+    """Raise DataError for settings that differ and are not allowed to."""
+    if refused := [name for name in differing if name not in allowed]:
+        named = " and ".join(f"{name} = {words(one)}, not {words(other)}" for name, (one, other) in differing.items())
+        raise DataError(
+            f"{first} and {second} were not asked the same: {named}; to compare them all the same give "
+            f"--allow {','.join(refused)}"
+        )
+
+
+def compare(
+    first: Path, second: Path, *, tasks: Sequence[str] | None = None, allow: Collection[str] = ()
+) -> dict[str, Any]:
     """Paired differences, second less first, with bootstrap 95 % intervals over samples.
 
-    tasks: only these. Returns {"first", "second", "experiment", "unit", "tasks": {NAME: {"samples", "first", "second",
-    "difference", "interval", "changed", "better", "worse"}}, "largest": [{"task", "id", "first", "second",
-    "difference", "reference", "predictions"}, …]}. Better and worse count larger and smaller scores.
-    Raises DataError when the two are not over the same samples.
+    tasks: only these.    allow: settings that may differ though they say what was asked (`input_limit`, say).
+    Returns {"first", "second", "experiment", "unit", "differing": {SETTING: [first's, second's]},
+    "tasks": {NAME: {"samples", "first", "second", "difference", "interval", "changed", "better", "worse"}},
+    "largest": [{"task", "id", "first", "second", "difference", "reference", "predictions"}, …]}.
+    Better and worse count larger and smaller scores.
+    Raises DataError when the two are not over the same samples, or were asked otherwise.
     """
     loaded = []
     for path in (first, second):
@@ -83,9 +138,12 @@ def compare(first: Path, second: Path, *, tasks: Sequence[str] | None = None) ->
         loaded.append((path, experiment, {n: s for n, s in samples.items() if tasks is None or n in tasks}))
     check_same(*loaded)
     (_, experiment, ours), (_, _, theirs) = loaded
+    differing = asked_otherwise(first, second, experiment)
+    _refuse(first, second, differing, allow)
     factor = experiment.factor
     result: dict[str, Any] = {"first": str(first), "second": str(second)}
     result |= {"experiment": experiment.name, "unit": experiment.unit}
+    result["differing"] = {name: list(values) for name, values in differing.items()}
     result["tasks"] = {name: _task(ours[name], theirs[name], factor) for name in ours}
     changes: list[dict[str, Any]] = [
         {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,9 +52,11 @@ def task_manager(tasks: Sequence[ShortTask], data: Path | None, work: Path) -> A
     for task in tasks:
         name = str(task.lm_eval)
         relative, split = FILES[name]
-        rows = (data / f"{task.file}.jsonl").resolve()
+        given, rows = data / f"{task.file}.jsonl", work / f"{name}.jsonl"
         if name == "race":
-            rows = _race_articles(rows, work / "race.jsonl")
+            _race_articles(given, rows)
+        else:  # a copy: `datasets` would take `*` in a path for a pattern, and an edited file for the one it has cached
+            shutil.copyfile(given, rows)
         settings = {
             "include": str(root / relative),
             "task": name,
@@ -73,7 +76,7 @@ def _tasks_folder() -> Path:
     return Path(spec.submodule_search_locations[0]) / "tasks"
 
 
-def _race_articles(rows: Path, out: Path) -> Path:
+def _race_articles(rows: Path, out: Path) -> None:
     """RACE as lm-eval reads it: one line an article, its questions as the text of a Python list."""
     articles: dict[str, list[dict[str, Any]]] = {}
     for line in rows.read_text(encoding="utf-8").split("\n"):  # splitlines would cut at what articles may hold
@@ -83,7 +86,6 @@ def _race_articles(rows: Path, out: Path) -> Path:
             articles.setdefault(row["article"], []).append(problem)
     made = [{"article": article, "problems": repr(problems)} for article, problems in articles.items()]
     write_atomic(out, "".join(json.dumps(row) + "\n" for row in made))
-    return out
 
 
 def harness_model(model: Model, batch_size: int | None) -> Any:

@@ -31,10 +31,10 @@ Work = list[tuple["Task", str, "Sequence[Example]"]]
 
 @dataclass(frozen=True)
 class Inputs:
-    """work: (task, template, examples).    folder: of the NAME.jsonl files."""
+    """work: (task, template, examples).    data: NAME.jsonl: SHA-256, of the files when they were read."""
 
     work: Work
-    folder: Path
+    data: Mapping[str, str]
     source: DataSource
 
 
@@ -69,7 +69,8 @@ class LongBench(Experiment):
         examples = {task.name: read_examples(folder, task, self.limit) for task in chosen}
         if common.window is not None:
             check_budgets(chosen, common.window)
-        return Inputs([(task, texts[task.name], examples[task.name]) for task in chosen], folder, source)
+        data = file_hashes(folder / f"{task.name}.jsonl" for task in chosen)
+        return Inputs([(task, texts[task.name], examples[task.name]) for task in chosen], data, source)
 
     def plan(self, model: Generator, rule: ScaleRule, common: Common, inputs: Inputs) -> Plan:
         """Every example of every task; the scale is one for the run, or follows each input."""
@@ -115,7 +116,7 @@ class LongBench(Experiment):
             },
             rope={"method": rule.method, "factor": scale},
             source=inputs.source,
-            data=file_hashes(inputs.folder / f"{task.name}.jsonl" for task in tasks),
+            data=inputs.data,
             scaling=scaling,
             length=window,
             window=window,

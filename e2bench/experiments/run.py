@@ -12,16 +12,24 @@ from e2bench.errors import E2BenchError
 from e2bench.experiments.base import Experiment, Plan
 from e2bench.experiments.loading import check_model, load_model, with_preset
 from e2bench.experiments.options import Common
-from e2bench.files import read_json
 from e2bench.models.findings import NOTE, Finding
+from e2bench.models.identity import tokenizer_hash
 from e2bench.rope.windows import ScaleRule
 from e2bench.runs.folder import RunFolder, another_run
-from e2bench.runs.lines import RUN
+from e2bench.runs.lines import RUN, read_run
 from e2bench.runs.manifest import manifest, shareable
 from e2bench.runs.processes import Processes
 from e2bench.terminal import say
 
 _told: list[Finding] = []
+
+# Settings that runs of before 2026-11-27 did not record: a folder that lacks them goes on, and this is said.
+LATER = frozenset({"weights", "eos", "tokenizer", "device"})
+ADVICE = {
+    "weights": "the weights are not those that the run was begun with",
+    "tokenizer": "the tokenizer or its chat template is not the one that the run was begun with",
+    "device": "a CPU and a GPU give other last digits: go on with --device as before",
+}
 
 
 def run_experiment(experiment: Experiment, common: Common, model: Any = None) -> Path | None:
@@ -80,7 +88,7 @@ def check_folder_early(experiment: Experiment, out: Path) -> None:
     """Refuse, before a model is loaded, a folder whose run has another value of a setting that stays as it is given."""
     if not (out / RUN).exists():
         return
-    stored = read_json(out / RUN)
+    stored = read_run(out)
     resolved = stored.get("resolved")
     if stored.get("experiment") != experiment.name or not isinstance(resolved, dict):
         return
@@ -96,7 +104,7 @@ def check_folder_early(experiment: Experiment, out: Path) -> None:
 
 def digest(resolved: dict[str, Any], chooses: Mapping[str, bool]) -> str:
     """Six hex digits of the settings that decide lines: tells default folders of one name apart."""
-    deciding = {name: value for name, value in resolved.items() if name not in chooses}
+    deciding = {name: value for name, value in resolved.items() if name not in chooses and name not in LATER}
     return hashlib.sha256(json.dumps(deciding, sort_keys=True, default=str).encode()).hexdigest()[:6]
 
 
@@ -132,13 +140,14 @@ def open_run(
     decides = {
         **plan.resolved,
         "model": described["fingerprint"],
+        **{name: described[name] for name in ("weights", "eos") if name in described},  # not seen behind a server
+        "tokenizer": tokenizer_hash(model.tokenizer),
         "native_window": model.native_window,
         "dtype": str(model.dtype).removeprefix("torch."),
         "attention": model.attention,
+        "device": "none" if model.device is None else model.device.type,
         "data": dict(plan.data),
     }
-    if common.tokenizer:  # else it is the checkpoint's
-        decides["tokenizer"] = vocabulary_hash(model.tokenizer)
     contents = manifest(
         experiment.name,
         settings=given(common, experiment),
@@ -159,7 +168,8 @@ def open_run(
         out,
         contents,
         chooses=experiment.chooses(),
-        advice=experiment.advice,
+        advice={**experiment.advice, **ADVICE},
+        unrecorded=LATER,
         fresh=common.fresh,
         must_resume=common.resume,
         rank=processes.rank,
@@ -172,12 +182,6 @@ def given(common: Common, experiment: Experiment) -> dict[str, Any]:
     """Shared settings that differ from their defaults and the experiment's own ones, as plain values for run.json."""
     chosen = {**common.as_given(defaults=False), **experiment.as_given(defaults=True)}
     return {name: shareable(value) if isinstance(value, Path | str) else value for name, value in chosen.items()}
-
-
-def vocabulary_hash(tokenizer: Any) -> str:
-    """16 hex digits that tell one tokenizer's vocabulary from another's."""
-    pieces = json.dumps(sorted(tokenizer.get_vocab().items())).encode()
-    return hashlib.sha256(pieces).hexdigest()[:16]
 
 
 def device_name(model: Any) -> str:

@@ -14,7 +14,7 @@ from e2bench.errors import DataError
 from e2bench.experiments.base import Experiment, Line, Plan, Sample, default_folder
 from e2bench.files import check_folder, file_hashes, read_json
 from e2bench.rope.windows import ScaleRule, short_number
-from e2bench.runs.lines import LM_EVAL, RUN, names_of, row_id, stored_rows
+from e2bench.runs.lines import LM_EVAL, names_of, read_run, row_id, stored_rows
 from e2bench.settings import setting
 from e2bench.tasks.short import SHORT, TABLE_7, ShortTask, select
 from e2bench.terminal import say
@@ -29,10 +29,11 @@ RACE_ARTICLES = 1045  # lm-eval asks one question an article of race_high
 
 @dataclass(frozen=True)
 class Inputs:
-    """The chosen tasks, and the rows that were read here, by task."""
+    """The chosen tasks, the rows that were read here by task, and the data: file name: SHA-256, or `public`."""
 
     tasks: list[ShortTask]
     rows: dict[str, list[dict[str, Any]]]
+    data: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,10 @@ class Short(Experiment):
             rows = {task.name: choices.read_rows_of(self.data, task, self.limit) for task in chosen}
         elif self.suite == PAPER:
             rows = {task.name: choices.hub_rows(task, self.limit) for task in chosen}
-        return Inputs(chosen, rows)
+        data = dict.fromkeys(self._names(chosen), "public")
+        if self.data is not None:
+            data = file_hashes(self.data / f"{task.file}.jsonl" for task in chosen)
+        return Inputs(chosen, rows, data)
 
     def plan(self, model: Model, rule: ScaleRule, common: Common, inputs: Inputs) -> Plan:
         """Every row of every task, at one scale."""
@@ -87,9 +91,6 @@ class Short(Experiment):
         if own:
             say(f"{', '.join(own)}: rows of your own, not the published set's: in a column of their own, in no average")
         versions = {"versions": {task.name: task.version for task in tasks}} if self.suite == PAPER else {}
-        data = dict.fromkeys(names, "public")
-        if self.data is not None:
-            data = file_hashes(self.data / f"{task.file}.jsonl" for task in tasks)
         return Plan(
             **self._work(model, common, inputs, scaling),
             resolved={
@@ -105,7 +106,7 @@ class Short(Experiment):
             source=DataSource(PUBLIC, self.benchmark)
             if self.data is None
             else DataSource(OWN, self.data.resolve().name),
-            data=data,
+            data=inputs.data,
             scaling=scaling,
             length=window,
             facts={"own_rows": own} if own else {},
@@ -175,7 +176,7 @@ class Short(Experiment):
         stored = {name: rows for name in names_of(folder) if (rows := stored_rows(folder, name))}
         details = {name: _details(name, rows, harness) for name, rows in stored.items()}
         tasks = {name: entry.pop("accuracy") for name, entry in details.items()}
-        run = read_json(folder / RUN)
+        run = read_run(folder)
         expected = (run.get("resolved") or {}).get("all_tasks") or list(tasks)
         own = run.get("own_rows") or []
         complete = all(task in tasks and task not in own for task in expected)

@@ -9,8 +9,8 @@ from typing import Any
 
 from e2bench.errors import DataError
 from e2bench.experiments.base import EXPERIMENTS, Experiment, experiment
-from e2bench.files import check_folder, read_json, write_json
-from e2bench.runs.lines import RUN, SCORES
+from e2bench.files import check_folder, json_bytes, write_json
+from e2bench.runs.lines import RUN, SCORES, read_run
 
 
 def experiment_of(folder: Path) -> type[Experiment]:
@@ -18,7 +18,7 @@ def experiment_of(folder: Path) -> type[Experiment]:
 
     Raises DataError for an unknown one.
     """
-    name = read_json(folder / RUN).get("experiment") if (folder / RUN).exists() else "longbench"
+    name = read_run(folder).get("experiment") if (folder / RUN).exists() else "longbench"
     if name not in EXPERIMENTS:
         raise DataError(f"{folder / RUN} names the experiment {name!r}, which e2bench does not know")
     return experiment(name)
@@ -53,6 +53,8 @@ def damage(folder: Path) -> Iterator[None]:
 
 
 def write_scores(folder: Path, scores: Mapping[str, Any]) -> Path:
-    """Put scores.json into a run's folder, whole or not at all."""
-    write_json(folder / SCORES, scores)
-    return folder / SCORES
+    """Put scores.json into a run's folder, whole or not at all; one that says the same is left alone."""
+    path = folder / SCORES
+    if not path.exists() or path.read_bytes() != json_bytes(scores):
+        write_json(path, scores)
+    return path

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from e2bench.files import read_json
 from e2bench.models import memory
 from e2bench.models.decoding import Decoder
 from e2bench.models.findings import Finding, collected
+from e2bench.models.identity import weights_hash
 from e2bench.models.kvcache import ATTENTION, KVCache
 from e2bench.models.loading import ModelSpec, load_weights
 from e2bench.models.probe import check_scale_matters, choose_ways
@@ -33,10 +35,12 @@ from e2bench.rope.config import checkpoint_scaling, native_window, text_config
 from e2bench.rope.methods import BY_LENGTH, RopeScaling
 from e2bench.rope.switch import RopeSwitch
 from e2bench.rope.windows import Scale, ScaleRule, scale_rule
+from e2bench.terminal import say
 
 CHUNK_TOKENS = 4096  # of a prefill; bounds activations, not results
 SCORED_ROWS = 512  # logits rows held at once: 512 × 50k × 4 bytes = 100 MB
 CPU_DECODE_ROWS = 8
+TOLD_PARAMETERS = 5e9  # above it, hashing takes long enough to be said
 TRANSFORMERS = "transformers_version"  # in a config: the library's own version, not the checkpoint's
 
 
@@ -141,8 +145,15 @@ class Model(Texts):
         most = CPU_DECODE_ROWS if self.device.type == "cpu" else 64
         return int(max(1, min(most, fit))) if self.grouped else 1
 
+    @cached_property
+    def weights(self) -> str:
+        """32 hex digits over every weight (`weights_hash`)."""
+        if sum(p.numel() for p in self.hf.parameters()) > TOLD_PARAMETERS:
+            say(f"hashing the weights of {self.name}, so that a run is never continued with others")
+        return weights_hash(self.hf)
+
     def fingerprint(self) -> str:
-        """SHA-256 over the config and each tensor's name, shape and up to 64 of its values.
+        """SHA-256 over the config and each tensor's name, shape and up to 64 of its values: names a model in tables.
 
         A model that was moved, or is read by another transformers, stays the same model.
         """
@@ -162,10 +173,12 @@ class Model(Texts):
             "name": self.name,
             "path": self.path,
             "fingerprint": self.fingerprint(),
+            "weights": self.weights,
             "architecture": type(self.hf).__name__,
             "parameters": sum(p.numel() for p in self.hf.parameters()),
             "native_window": self.native_window,
             "vocab_size": self.vocab_size,
+            "eos": sorted(self.eos_ids),
             **e2,
         }
 

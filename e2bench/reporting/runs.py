@@ -18,7 +18,7 @@ from e2bench.errors import DataError, E2BenchError, one_line
 from e2bench.experiments.base import EXPERIMENTS, Experiment, experiment
 from e2bench.experiments.stored import score_folder
 from e2bench.files import read_json
-from e2bench.runs.lines import RUN, SCORES, stored_rows
+from e2bench.runs.lines import RUN, SCORES, read_run, stored_rows
 
 MARKER = "report.json"
 PREDICTION_FIELDS = {"pred", "answers", "all_classes", "length"}  # a line of LongBench's own prediction files
@@ -153,7 +153,7 @@ def _attempt(found: Results, reader: Callable[[Results, Path, str], None], folde
 
 
 def _read_run(found: Results, folder: Path, name: str) -> None:
-    manifest = read_json(folder / RUN)
+    manifest = read_run(folder)
     named = manifest.get("experiment")
     if named not in EXPERIMENTS:
         raise DataError(f"{RUN} has experiment {named!r}, not one of {', '.join(EXPERIMENTS)}")

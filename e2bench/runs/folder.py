@@ -6,20 +6,25 @@ import json
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from e2bench.errors import DataError, RunFailed, RunFolderError
 from e2bench.files import disk_errors, encode_row, is_beside, make_folder, read_json, write_atomic, write_json
-from e2bench.runs.lines import LM_EVAL, RUN, SCORES, merged, row_id
+from e2bench.runs.lines import LM_EVAL, RUN, SCORES, merged, read_run, row_id
 from e2bench.runs.lock import FolderLock
 from e2bench.runs.manifest import now
+from e2bench.terminal import say
 
 SHOWN_S = 90  # NFS keeps a folder's listing for up to 60 s
 
 
 NO_LINKS = getattr(os, "O_NOFOLLOW", 0)  # a received folder's link must not lead an appended line elsewhere
+# In run.json what a later call asked for replaces what stood there; how it went is an entry of its own in `continued`,
+# and what made the first lines stays.
+WENT = ("started", "device", "batch_size", "processes", "versions", "commit", "dirty")
+KEPT = (*WENT, "model", "checks")
 MAP = re.compile(r"attention-\d+(-[\w.]+)*\.npz")  # an attention run's arrays
 
 
@@ -43,6 +48,7 @@ class RunFolder:
         exist are kept, missing ones added. True: entries that both calls have must agree (a task's version); False:
         what such a line was made from is told by the line itself (`sample`, or its id).
     advice: what to do where a setting of that name differs, beside another folder.
+    unrecorded: settings that runs of older versions did not record. A folder that lacks one goes on, and it is said.
     fresh: drop what an earlier run left there.    must_resume: refuse a folder without a run.
     rank, world: which of how many processes this is; rank 0 writes run.json and holds the lock.
     files: names of the NAME.jsonl files that it will write; None: not said.
@@ -55,13 +61,15 @@ class RunFolder:
         *,
         chooses: Mapping[str, bool] | None = None,
         advice: Mapping[str, str] | None = None,
+        unrecorded: Collection[str] = (),
         fresh: bool = False,
         must_resume: bool = False,
         rank: int = 0,
         world: int = 1,
         files: set[str] | None = None,
     ) -> None:
-        self.files = files
+        self.files, self.unrecorded = files, frozenset(unrecorded)
+        self.stored: dict[str, Any] | None = None  # run.json of the calls before this one
         self.path, self.manifest, self.chooses, self.advice = path, manifest, chooses or {}, advice or {}
         self.data_changed = False  # whether a file of an earlier call has another hash now
         self.fresh, self.must_resume = fresh, must_resume
@@ -94,14 +102,36 @@ class RunFolder:
         with disk_errors(self.path):
             for beside in filter(is_beside, self.path.glob(".*.tmp")):  # of a process killed inside `write_atomic`
                 beside.unlink()
-        stored = read_json(earlier) if earlier.exists() else None
+        self.stored = stored = read_run(self.path) if earlier.exists() else None
         if stored is not None:
             self._check_same(stored)
         elif self.must_resume:
             raise RunFolderError(f"{self.path} holds no run to resume; leave --resume out to start one")
         self._check_files(set() if stored is None else owned(stored), known=stored is not None)
-        started = (stored or {}).get("started") or now()
-        write_json(earlier, {**self.manifest, "started": started, "ended": None})
+        self.manifest["started"] = now()
+        self._is_begun = stored is None
+        if stored is None:
+            write_json(earlier, {**self.manifest, "ended": None})
+
+    def begin(self) -> None:
+        """Lines are about to be added: into a folder of earlier calls, run.json gets an entry for this one."""
+        if not self._is_begun:
+            write_json(self.path / RUN, {**self._with_this_call(), "ended": None})
+            self._is_begun = True
+
+    def _with_this_call(self) -> dict[str, Any]:
+        """run.json of the earlier calls, with this one: what it asked for on top, how it went as an entry.
+
+        What made the first lines stays as it was: machine, versions, commit, batch.
+        """
+        assert self.stored is not None
+        entry = {name: self.manifest[name] for name in (*WENT, "settings") if name in self.manifest}
+        kept = {name: self.stored[name] for name in KEPT if name in self.stored}
+        return {**self.stored, **self.manifest, **kept, "continued": [*self._earlier_calls(), entry]}
+
+    def _earlier_calls(self) -> list[Any]:
+        calls = (self.stored or {}).get("continued")
+        return calls if isinstance(calls, list) else []
 
     def _check_files(self, own: set[str], *, known: bool) -> None:
         """Refuse lines of somebody else's under a name of ours. own: what run.json says was written; known: by one."""
@@ -115,7 +145,7 @@ class RunFolder:
     def is_another(self) -> bool:
         """Whether the folder holds a run that this one cannot go on with."""
         earlier = self.path / RUN
-        return earlier.exists() and bool(self._differing(read_json(earlier))[0])
+        return earlier.exists() and bool(self._differing(read_run(self.path))[0])
 
     def _differing(self, earlier: dict[str, Any]) -> tuple[list[str], dict[str, Any], dict[str, Any]]:
         """Names of the settings that forbid to go on with `earlier` (a run.json), and both runs' settings."""
@@ -130,6 +160,11 @@ class RunFolder:
         differing, old, new = self._differing(earlier)
         if differing:
             raise another_run(self.path, {n: (old.get(n), new.get(n)) for n in differing}, self.advice)
+        if lacking := sorted(self.unrecorded & new.keys() - old.keys()):
+            say(
+                f"{self.path} was begun by an older e2bench, which did not record {', '.join(lacking)}: whether they "
+                "are the same now cannot be told"
+            )
         self.data_changed = _disagree(old.get("data"), new.get("data"))
         for name in self.chooses:  # what earlier calls chose is still in the folder
             if isinstance(old.get(name), dict) and isinstance(new.get(name), dict):
@@ -137,6 +172,8 @@ class RunFolder:
 
     def _clash(self, name: str, old: Any, new: Any) -> bool:
         """Whether a setting forbids to go on with the folder's lines."""
+        if name in self.unrecorded and (old is None or (isinstance(old, str) and str(new).startswith(old))):
+            return False  # not recorded, or a part of it
         if name not in self.chooses:
             return bool(old != new)
         return self.chooses[name] and _disagree(old, new)
@@ -202,7 +239,8 @@ class RunFolder:
     def finish(self, order: Mapping[str, list[str]]) -> None:
         """Merge every process's lines into NAME.jsonl in the given order of ids, and mark the run complete.
 
-        Lines that only earlier calls asked for follow; `asked` in run.json says how many were asked for now.
+        Lines that only earlier calls asked for follow; `asked` in run.json says how many were asked for now. A file
+        that would get the same content is not written: to ask a finished run again changes nothing in its folder.
         Raises RunFailed when lines are missing, after waiting for a network's file system to show them.
         """
         self.close()
@@ -210,11 +248,17 @@ class RunFolder:
             lines = self._complete(name, ids)
             others = lines.keys() - set(ids)
             kept = [*ids, *(one for one in lines if one in others)]
-            write_atomic(self.path / f"{name}.jsonl", b"".join(encode_row(lines[i]) for i in kept))
+            path, content = self.path / f"{name}.jsonl", b"".join(encode_row(lines[i]) for i in kept)
+            if not path.exists() or path.read_bytes() != content:
+                write_atomic(path, content)
             for part in self.path.glob(f"{name}.rank*.jsonl"):
                 part.unlink()
-        run = read_json(self.path / RUN)
-        write_json(self.path / RUN, {**run, "asked": {name: len(ids) for name, ids in order.items()}, "ended": now()})
+        asked = {name: len(ids) for name, ids in order.items()}
+        stored = self.stored or {}
+        if not self._is_begun and stored.get("ended") and stored.get("asked") == asked:
+            return
+        self.begin()
+        write_json(self.path / RUN, {**read_json(self.path / RUN), "asked": asked, "ended": now()})
 
     def _complete(self, name: str, ids: list[str]) -> dict[str, dict[str, Any]]:
         deadline = time.monotonic() + (SHOWN_S if self.world > 1 else 0)
@@ -253,7 +297,7 @@ def another_run(
     path: Path, differing: Mapping[str, tuple[Any, Any]], advice: Mapping[str, str] | None = None
 ) -> RunFolderError:
     """The refusal of a folder whose run has other settings: name: (there, now)."""
-    named = [f"{name} = {_words(old)}, not {_words(new)}" for name, (old, new) in list(differing.items())[:3]]
+    named = [f"{name} = {words(old)}, not {words(new)}" for name, (old, new) in list(differing.items())[:3]]
     hints = [f"{(advice or {})[name]}, " for name in differing if name in (advice or {})]
     return RunFolderError(
         f"{path} holds a run with {' and '.join(named)}; "
@@ -261,12 +305,12 @@ def another_run(
     )
 
 
-def _words(value: Any) -> str:
+def words(value: Any) -> str:
     """A value as a user would write it: lists by commas, a grid's cells as `512 linear g 4`, nothing as none."""
     if _is_grid(value):
         text = ", ".join(f"{length} {method} g {scale}" for length, method, scale in value)
     elif isinstance(value, list | tuple):
-        text = ",".join(_words(one) for one in value)
+        text = ",".join(words(one) for one in value)
     elif value is None or isinstance(value, bool):
         text = "none" if value is None else "yes" if value else "no"
     else:

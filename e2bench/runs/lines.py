@@ -6,15 +6,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from e2bench.errors import DataError
 from e2bench.files import read_json, read_rows
 
 RUN, SCORES = "run.json", "scores.json"
+FORMAT = 1  # of run.json
 LM_EVAL = "lm-eval.json"  # what lm-eval said of each task, as it said it
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """run.json. Raises DataError for one that is no JSON object, or of a later format than this release reads."""
+    run = read_json(folder / RUN)
+    if (found := run.get("format", FORMAT)) != FORMAT:
+        raise DataError(
+            f"{folder / RUN} has the format {found!r}, this e2bench reads {FORMAT}: it was written by a later release; "
+            "pip install --upgrade e2bench"
+        )
+    return run
 
 
 def asked(folder: Path) -> dict[str, int] | None:
     """NAME: how many leading lines the last complete call asked for; None where run.json does not say."""
-    counts = read_json(folder / RUN).get("asked") if (folder / RUN).exists() else None
+    counts = read_run(folder).get("asked") if (folder / RUN).exists() else None
     return counts if isinstance(counts, dict) and all(isinstance(n, int) for n in counts.values()) else None
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import e2bench
+from e2bench.runs.lines import FORMAT
 
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "peft", "lm-eval", "jieba", "numpy")
 
@@ -47,7 +48,7 @@ def manifest(
     experiment: str, *, settings: Mapping[str, Any], resolved: Mapping[str, Any], **rest: Any
 ) -> dict[str, Any]:
     """The contents of run.json but for its times."""
-    head = {"format": 1, "experiment": experiment, "settings": dict(settings), "resolved": dict(resolved)}
+    head = {"format": FORMAT, "experiment": experiment, "settings": dict(settings), "resolved": dict(resolved)}
     return {**head, **rest, **environment()}
 
 

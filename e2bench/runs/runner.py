@@ -92,6 +92,8 @@ def _shared_plan(
             if item.sample is not None and (row := done[item.file].get(item.id)) is not None:
                 folder.check_sample(item.file, row, item.sample)
         left = [item for item in items if item.id not in done[item.file]]
+        if left:
+            folder.begin()
         at = {(item.file, item.id): index for index, item in enumerate(items)}
         return json.dumps([[at[item.file, item.id] for item in batch] for batch in plan(left, batch_size)])
 
