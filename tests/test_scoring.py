@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from e2bench.errors import DataError
 from e2bench.experiments.base import EXPERIMENTS, experiment
-from e2bench.experiments.stored import score_folder, write_scores
+from e2bench.experiments.stored import current_scores, score_folder, write_scores
+from e2bench.files import file_hashes
 from e2bench.scoring.averages import averages, by_length, score_predictions
 from e2bench.scoring.statistics import interval, mean
 from e2bench.tasks.longbench import BY_NAME, LONGBENCH
@@ -154,7 +155,18 @@ def test_longbenchs_own_folder_is_scored_row_by_row_even_with_equal_rows(tmp_pat
 
 def test_scores_are_written_whole(tmp_path: Path) -> None:
     scores = score_folder(folder_of(tmp_path, trec=[prediction()]))
-    assert json.loads(write_scores(tmp_path, scores).read_text(encoding="utf-8")) == scores
+    of = {"lines": file_hashes([tmp_path / "trec.jsonl"]), "asked": None}
+    assert json.loads(write_scores(tmp_path, scores).read_text(encoding="utf-8")) == {**scores, "of": of}
+
+
+def test_scores_of_other_lines_are_made_again(tmp_path: Path) -> None:
+    write_scores(folder_of(tmp_path, trec=[prediction()]), score_folder(tmp_path))
+    whole = current_scores(tmp_path)
+    assert not whole[1] and whole[0]["tasks"]["trec"] == 100
+    folder_of(tmp_path, trec=[prediction(), prediction(pred="no class")])
+    assert current_scores(tmp_path) == (score_folder(tmp_path), True) and score_folder(tmp_path)["tasks"]["trec"] == 50
+    (tmp_path / "trec.jsonl").unlink()  # lines that were not passed on
+    assert current_scores(tmp_path)[1] is False
 
 
 def test_a_line_of_other_values_is_named_with_its_folder(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 from e2bench.errors import DataError
 from e2bench.experiments.base import EXPERIMENTS, Experiment, experiment
-from e2bench.files import check_folder, json_bytes, write_json
-from e2bench.runs.lines import RUN, SCORES, read_run
+from e2bench.files import check_folder, file_hashes, json_bytes, read_json, write_json
+from e2bench.runs.lines import RUN, SCORES, asked, read_run
 
 
 def experiment_of(folder: Path) -> type[Experiment]:
@@ -53,8 +53,27 @@ def damage(folder: Path) -> Iterator[None]:
 
 
 def write_scores(folder: Path, scores: Mapping[str, Any]) -> Path:
-    """Put scores.json into a run's folder, whole or not at all; one that says the same is left alone."""
-    path = folder / SCORES
-    if not path.exists() or path.read_bytes() != json_bytes(scores):
-        write_json(path, scores)
+    """Put scores.json into a run's folder, with what it is of; one that says the same is left alone."""
+    path, content = folder / SCORES, {**scores, "of": _lines_of(folder)}
+    if not path.exists() or path.read_bytes() != json_bytes(content):
+        write_json(path, content)
     return path
+
+
+def current_scores(folder: Path) -> tuple[dict[str, Any], bool]:
+    """scores.json, or scores made now where it is missing or of other lines; and whether it was of other lines.
+
+    One that does not say what it is of (older, or lines that were not passed on) is taken as it is.
+    """
+    if not (folder / SCORES).exists():
+        return score_folder(folder), False
+    stored = read_json(folder / SCORES)
+    now = _lines_of(folder)
+    if not isinstance(stored.get("of"), dict) or not now["lines"] or stored["of"] == now:
+        return stored, False
+    return score_folder(folder), True
+
+
+def _lines_of(folder: Path) -> dict[str, Any]:
+    """File: SHA-256 of a run's lines, and how many of them were asked for last."""
+    return {"lines": file_hashes(sorted(folder.glob("*.jsonl"))), "asked": asked(folder)}

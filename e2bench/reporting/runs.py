@@ -16,7 +16,7 @@ from typing import Any, TypeGuard
 
 from e2bench.errors import DataError, E2BenchError, one_line
 from e2bench.experiments.base import EXPERIMENTS, Experiment, experiment
-from e2bench.experiments.stored import score_folder
+from e2bench.experiments.stored import current_scores
 from e2bench.files import read_json
 from e2bench.runs.lines import RUN, SCORES, read_run, stored_rows
 
@@ -157,18 +157,21 @@ def _read_run(found: Results, folder: Path, name: str) -> None:
     named = manifest.get("experiment")
     if named not in EXPERIMENTS:
         raise DataError(f"{RUN} has experiment {named!r}, not one of {', '.join(EXPERIMENTS)}")
-    _add(found, Run(folder, name or folder.resolve().name, named, manifest, _scores(folder)))
+    _add(found, Run(folder, name or folder.resolve().name, named, manifest, _scores(found, folder, name)))
 
 
 def _read_longbench_layout(found: Results, folder: Path, name: str) -> None:
-    _add(found, Run(folder, name or folder.resolve().name, "longbench", {}, _scores(folder)))
+    _add(found, Run(folder, name or folder.resolve().name, "longbench", {}, _scores(found, folder, name)))
 
 
-def _scores(folder: Path) -> dict[str, Any]:
-    """scores.json, or the same from the lines of a run that was interrupted before it was written."""
-    if (folder / SCORES).exists():
-        return read_json(folder / SCORES)
-    return score_folder(folder)
+def _scores(found: Results, folder: Path, name: str) -> dict[str, Any]:
+    """scores.json; made from the lines where it is missing, or of other lines, which is told."""
+    scores, is_stale = current_scores(folder)
+    if is_stale:
+        found.warnings.append(
+            f"{name or folder.resolve().name}: {SCORES} was of other lines; scored again for this page"
+        )
+    return scores
 
 
 def _add(found: Results, run: Run) -> None:
