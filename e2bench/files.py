@@ -60,13 +60,25 @@ def encode_row(row: Mapping[str, Any]) -> bytes:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; DataError, one line, for anything else."""
-    try:
-        value = json.loads(regular(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not readable JSON: {' '.join(str(error).split())[:160]}") from None
+    value = _json(path)
     if not isinstance(value, dict):
         raise DataError(f"{path} is a JSON {type(value).__name__}, needed is an object")
     return value
+
+
+def read_json_list(path: Path) -> list[Any]:
+    """A JSON list; DataError, one line, for anything else."""
+    value = _json(path)
+    if not isinstance(value, list):
+        raise DataError(f"{path} is a JSON {type(value).__name__}, needed is a list")
+    return value
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(regular(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not readable JSON: {' '.join(str(error).split())[:160]}") from None
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:

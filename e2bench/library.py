@@ -88,8 +88,9 @@ def run(
     """Run an experiment, or continue the one in `out`. The settings are the command's options.
 
     experiment: longbench, ppl, passkey, attention or short.
-    model: what `load` gives, or what it takes; for longbench and passkey also a function from a list of prompts to a
-        list of answers, or an object with such a `generate`; both need `tokenizer` and `window` (in tokens).
+    model: what `load` gives, or what it takes; for experiments that read answers (longbench, passkey) also a function
+        from a list of prompts to a list of answers, or an object with such a `generate`; both need `tokenizer` and
+        `window` (in tokens).
     settings: by the options' names with underscores. Lengths and windows may be numbers (4096), texts ("4k..64k") or
         lists; tasks a text or a list.
     Raises UnknownName for an unknown experiment or setting; E2BenchError for what the command refuses.
@@ -105,7 +106,7 @@ def run(
             shared["tokenizer"] = tokenizer
     else:
         loaded = _as_model(model, tokenizer, shared.get("window"))
-        if experiment != "longbench" and loaded is not model:  # the function's window, not a setting of these runs
+        if loaded is not model:  # the function's window, not a setting of the run
             shared["window"] = None
     common = Common.read({name: value for name, value in shared.items() if value is not None})
     folder = run_experiment(of.read(settings), common, loaded)

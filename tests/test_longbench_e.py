@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from report_folders import prediction, write_lines
 
-from e2bench.experiments.longbench import chat_format
+from e2bench.experiments.answers import chat_format
 from e2bench.experiments.options import Common
 from e2bench.experiments.stored import score_folder
 from e2bench.scoring.averages import by_length

@@ -90,12 +90,15 @@ def train(
 
 
 @app.command()
-def data(name: Annotated[str, typer.Argument(help="longbench or proof-pile.")]) -> None:
+def data(name: Annotated[str, typer.Argument(help="longbench, proof-pile, …: a wrong name lists them.")]) -> None:
     """Fetch a public data set into the cache, verified."""
-    from e2bench.data.fetch import fetch
+    from e2bench.data.fetch import fetch, fetch_beside
     from e2bench.tasks.corpora import find
 
-    typer.echo(fetch(find(name)))
+    archive = find(name)
+    typer.echo(fetch(archive))
+    if archive.beside:
+        typer.echo(fetch_beside(archive))
 
 
 @app.command()

@@ -45,7 +45,8 @@ def show(folder: Path, scores: dict[str, Any]) -> None:
 
     console = Console(soft_wrap=False)
     table = Table(title=escape(printable(str(folder))), title_justify="left")
-    columns, rows = experiment_of(folder).table(scores)
+    of = experiment_of(folder)
+    columns, rows = of.table(scores)
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right")
     for row in rows:
@@ -65,7 +66,7 @@ def show(folder: Path, scores: dict[str, Any]) -> None:
     if incomplete:
         console.print("An average is shown only when every one of its tasks has a score.", style="dim")
     run = read_run(folder) if (folder / RUN).exists() else {}
-    console.print(escape(printable(f"data: {data_label(run, scores)}")), highlight=False)
+    console.print(escape(printable(f"data: {data_label(run, scores, of)}")), highlight=False)
     if scores.get("averages") and (short := shortfall(run, scores)):
         console.print(f"averages over {short}: not to be read beside published ones.", highlight=False)
     console.print(escape(printable(f"written: {folder / 'scores.json'}")), highlight=False, style="dim")

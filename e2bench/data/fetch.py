@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import lzma
 import os
 import re
@@ -17,13 +18,28 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from e2bench.errors import DataError
-from e2bench.files import file_hashes, read_json, sha256_of, write_json
+from e2bench.files import file_hashes, make_folder, read_json, sha256_of, write_atomic, write_json
 from e2bench.hub import OFFLINE, is_online
 
 SUMS = "sha256.json"  # beside what was unpacked: the hash of each file
 MAX_UNPACKED_BYTES = 8 << 30
 MAX_MEMBERS = 10_000
 ABANDONED_S = 3600  # unpacking takes seconds
+MAX_FILE_BYTES = 1 << 20  # of a `WebFile`
+TIMEOUT_S = 30
+
+
+@dataclass(frozen=True)
+class WebFile:
+    """A small file at a pinned revision on the web, and the SHA-256 that it must have."""
+
+    url: str
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        """The last part of its address."""
+        return self.url.rpartition("/")[2]
 
 
 @dataclass(frozen=True)
@@ -32,6 +48,7 @@ class Archive:
 
     sha256: of the file; None where it is not known beforehand: then the hub's own checksum for `revision` is used.
     members: which files of a zip archive are taken out, as a glob over their paths; None for a file used as it is.
+    without: what to give where there is no network.    beside: files from elsewhere that belong to it.
     """
 
     name: str
@@ -41,6 +58,8 @@ class Archive:
     sha256: str | None
     members: str | None
     about: str
+    without: str = "--data FOLDER (your own copy) or --data demo (comes with e2bench)"
+    beside: tuple[WebFile, ...] = ()
 
 
 def cache_folder() -> Path:
@@ -86,6 +105,39 @@ def _unpack_into(target: Path, downloaded: Path, members: str) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def fetch_beside(archive: Archive) -> Path:
+    """The folder in the cache with the data set's `beside` files, each verified, and fetched if it is not there.
+
+    Raises DataError when one cannot be fetched or its checksum differs.
+    """
+    folder = cache_folder() / f"{archive.name}-beside"
+    make_folder(folder)
+    for file in archive.beside:
+        target = folder / file.name
+        if not target.exists():
+            write_atomic(target, _read_web(file, archive))
+        verify(target, file.sha256)
+    return folder
+
+
+def _read_web(file: WebFile, archive: Archive) -> bytes:
+    from urllib.request import urlopen
+
+    try:
+        if not is_online():
+            raise OSError(OFFLINE)
+        with urlopen(file.url, timeout=TIMEOUT_S) as answer:
+            content: bytes = answer.read(MAX_FILE_BYTES)
+        if hashlib.sha256(content).hexdigest() != file.sha256:
+            raise OSError(f"its SHA-256 is not {file.sha256[:16]}…")
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{file.name} of {archive.name} cannot be fetched from {file.url}: {' '.join(str(error).split())[:120]}; "
+            f"with a network: e2bench data {archive.name}; without: {archive.without}"
+        ) from None
+    return content
+
+
 def is_verified(archive: Archive, fetched: Path) -> bool:
     """Whether what `fetch` gave was verified when it was fetched; looked at again, every byte, each time.
 
@@ -119,7 +171,7 @@ def _download(archive: Archive) -> Path:
         reason = " ".join(str(error).split()).partition(". ")[0][:200] if online else OFFLINE
         raise DataError(
             f"{archive.name} cannot be fetched from the hub ({archive.repo}): {reason}; with a network: e2bench data "
-            f"{archive.name}; without: --data FOLDER (your own copy) or --data demo (comes with e2bench)"
+            f"{archive.name}; without: {archive.without}"
         ) from None
 
 

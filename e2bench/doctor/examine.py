@@ -87,7 +87,7 @@ def _data(data: str) -> None:
         if path.is_dir() and any(path.glob("*.jsonl")):
             tasks = ",".join(sorted(file.stem for file in path.glob("*.jsonl")))
             inputs = LongBench.read({"data": path, "tasks": tasks}).inputs(Common())
-            find("data", OK, f"{sum(len(rows) for _, _, rows in inputs.work):,} samples of {len(inputs.work)} tasks")
+            find("data", OK, f"{len(inputs.questions):,} samples of {len(inputs.tasks)} tasks")
         else:
             texts = [document.id for document in open_corpus(data)]
             find("data", OK, f"{len(texts):,} documents, {len(texts) - len(set(texts))} of them twice")

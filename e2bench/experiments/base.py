@@ -92,6 +92,7 @@ class Experiment(Settings):
     cells: the list in scores.json with one entry a length; empty where scores are by task.    cell_needs: numbers that
         every entry must have.    columns: field of an entry: heading, of the table in the terminal.
     shows_samples: whether the page shows single lines.
+    own_layout: fields of each line in the benchmark's own result files; a folder of such files needs no run.json.
     """
 
     name: ClassVar[str]
@@ -110,6 +111,7 @@ class Experiment(Settings):
     cell_needs: ClassVar[tuple[str, ...]] = ()
     columns: ClassVar[Mapping[str, str]] = {}
     shows_samples: ClassVar[bool] = True
+    own_layout: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     def title(cls) -> str:
@@ -117,6 +119,10 @@ class Experiment(Settings):
         return cls.name
 
     # running
+
+    def needed(self) -> str:
+        """What the model must be for these settings."""
+        return self.needs
 
     def check(self, common: Common) -> None:
         """Refuse shared settings that this experiment cannot take, before anything is loaded."""
@@ -208,6 +214,12 @@ _CLASSES = {
     "attention": ("attention", "Attention"),
 }
 EXPERIMENTS = tuple(_CLASSES)
+
+
+def answerable() -> str:
+    """The experiments that ask a model for texts only, in words: a served model or a function will do."""
+    names = [name for name in EXPERIMENTS if experiment(name).needs == "Generator"]
+    return " and ".join([", ".join(names[:-1]), names[-1]])
 
 
 def experiment(name: str) -> type[Experiment]:

@@ -6,7 +6,6 @@ enters by a task file that includes the built-in one and replaces its data alone
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import shutil
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from e2bench.errors import DataError, E2BenchError
 from e2bench.files import read_json, write_atomic, write_json
 from e2bench.hub import is_online
+from e2bench.prompts.task import lm_eval_tasks
 from e2bench.rope.methods import RopeScaling
 from e2bench.rope.windows import short_number
 from e2bench.runs.items import Item, Measure, Row
@@ -43,7 +43,7 @@ METRICS = ("acc", "exact_match")
 
 def task_manager(tasks: Sequence[ShortTask], data: Path | None, work: Path) -> Any:
     """lm-eval's TaskManager: its own tasks, or with `data` those over DATA/FILE.jsonl. work: an empty folder."""
-    root = _tasks_folder()
+    root = lm_eval_tasks()
     is_online()  # else its data sets are retried for minutes
     from lm_eval.tasks import TaskManager
 
@@ -67,13 +67,6 @@ def task_manager(tasks: Sequence[ShortTask], data: Path | None, work: Path) -> A
         }
         write_atomic(work / f"{name}.yaml", json.dumps(settings))  # JSON is YAML
     return TaskManager(include_path=str(work), include_defaults=False)
-
-
-def _tasks_folder() -> Path:
-    spec = importlib.util.find_spec("lm_eval")
-    if spec is None or not spec.submodule_search_locations:
-        raise E2BenchError("lm-eval is not installed: pip install 'lm-eval>=0.4.13'")
-    return Path(spec.submodule_search_locations[0]) / "tasks"
 
 
 def _race_articles(rows: Path, out: Path) -> None:

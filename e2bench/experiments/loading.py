@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from e2bench.errors import E2BenchError, UnknownName
+from e2bench.experiments.base import answerable
 from e2bench.experiments.options import Common
 from e2bench.extras import require
 from e2bench.models.loading import ModelSpec, check_source
@@ -61,7 +62,7 @@ def _served_model(common: Common, needs: str) -> Any:
     if needs != "Generator":
         raise E2BenchError(
             f"{common.model} gives texts, not the losses and attentions needed here; "
-            "served models are for longbench and passkey"
+            f"served models are for {answerable()}"
         )
     require("httpx", "served", "a served model")
     if common.tokenizer is None:

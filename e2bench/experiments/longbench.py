@@ -14,26 +14,25 @@ from e2bench.errors import DataError, E2BenchError
 from e2bench.experiments.base import Experiment, Line, Plan, Sample
 from e2bench.files import check_folder, file_hashes, sha256_of
 from e2bench.prompts.truncation import MODES, input_limit
-from e2bench.rope.windows import PER_INPUT, ScaleRule, short_number
+from e2bench.rope.windows import ScaleRule
 from e2bench.runs.lines import names_of, stored_rows
 from e2bench.settings import setting
 from e2bench.tasks.models import find as find_preset
 from e2bench.terminal import say
 
 if TYPE_CHECKING:
+    from e2bench.experiments.answers import Question
     from e2bench.experiments.options import Common
     from e2bench.models.protocols import Generator
-    from e2bench.prompts.chat import ChatWrapper
     from e2bench.prompts.task import Example, Task
-
-Work = list[tuple["Task", str, "Sequence[Example]"]]
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """work: (task, template, examples).    data: NAME.jsonl: SHA-256, of the files when they were read."""
+    """questions: of all chosen tasks, in order.    data: NAME.jsonl: SHA-256, of the files when they were read."""
 
-    work: Work
+    tasks: Sequence[Task]
+    questions: Sequence[Question]
     data: Mapping[str, str]
     source: DataSource
 
@@ -46,6 +45,7 @@ class LongBench(Experiment):
     about: ClassVar[str] = "LongBench v1: 21 tasks, middle truncation, official scores and averages."
     agree: ClassVar[Mapping[str, bool]] = {"versions": True, "data": False, "hashes": True}
     benchmark: ClassVar[str] = "LongBench"
+    own_layout: ClassVar[frozenset[str]] = frozenset(("pred", "answers", "all_classes", "length"))
 
     tasks: str = setting("all", "all, en, zh, code, e (LongBench-E) or task names, separated by commas.", lines="tasks")
     data: Path | None = setting(None, "Folder of NAME.jsonl files, or demo. Default: the public data.")
@@ -60,79 +60,53 @@ class LongBench(Experiment):
 
     def inputs(self, common: Common) -> Inputs:
         """Prompts and examples of the chosen tasks."""
+        from e2bench.experiments.answers import check_budgets
         from e2bench.prompts.task import read_examples, templates
         from e2bench.tasks.longbench import select
 
         chosen = select(self.tasks)
         texts = templates(chosen, self.prompts)
         folder, source = self._data_folder(chosen)
-        examples = {task.name: read_examples(folder, task, self.limit) for task in chosen}
+        questions = [
+            question_of(task, texts[task.name], example, with_context=not self.no_context)
+            for task in chosen
+            for example in read_examples(folder, task, self.limit)
+        ]
         if common.window is not None:
-            check_budgets(chosen, common.window)
+            check_budgets({task.name: task.max_new_tokens for task in chosen}, common.window)
         data = file_hashes(folder / f"{task.name}.jsonl" for task in chosen)
-        return Inputs([(task, texts[task.name], examples[task.name]) for task in chosen], data, source)
+        return Inputs(chosen, questions, data, source)
 
     def plan(self, model: Generator, rule: ScaleRule, common: Common, inputs: Inputs) -> Plan:
         """Every example of every task; the scale is one for the run, or follows each input."""
-        from e2bench.experiments.answers import Feeding, answering, items_of, rows_together
+        from e2bench.experiments.answers import plan_of, wrapper_of
 
-        tasks = [task for task, _, _ in inputs.work]
         limit = self.input_limit or preset_limit(common)
-        window = common.window
-        if window is None and rule.kind != PER_INPUT:
-            window = rule.window(None)
-        if window is not None:
-            check_budgets(tasks, window)
-        feeding = Feeding(
-            rule=rule,
-            window=window,
-            input_limit=limit,
-            truncation=self.truncation,
-            wrapper=self._wrapper(model, common),
-            with_context=not self.no_context,
+
+        def kept(window: int | None, budget: int) -> int | None:
+            return limit or (None if window is None else input_limit(window, budget))
+
+        return plan_of(
+            inputs.questions,
+            model,
+            rule,
+            common,
+            limit=kept,
+            cut=self.truncation,
+            wrapper=wrapper_of(model, common, self.chat_template, thinking=self.thinking),
             early_stop=self.early_stop,
-            batch_size=common.batch_size,
-        )
-        scaling = None if window is None else rule.scaling(window)
-        scale = PER_INPUT if rule.kind == PER_INPUT or scaling is None else short_number(scaling.factor)
-        return Plan(
-            items=items_of(inputs.work, feeding),
-            measure=answering(model, feeding),
-            batch_size=rows_together(model, feeding),
             resolved={
-                "tasks": [task.name for task in tasks],
-                "versions": {task.name: task.version for task in tasks},
+                "tasks": [task.name for task in inputs.tasks],
+                "versions": {task.name: task.version for task in inputs.tasks},
                 "limit": self.limit,
-                "window": window,
                 "input_limit": limit,
                 "truncation": self.truncation,
-                "chat_template": feeding.wrapper.name if feeding.wrapper else "none",
-                "hashes": {"chat_template": feeding.wrapper.sha256} if feeding.wrapper else {},
                 "prompts": "official" if self.prompts is None else sha256_of(self.prompts),
                 "context": not self.no_context,
-                "early_stop": self.early_stop,
-                "method": rule.method,
-                "scale": scale,
             },
-            rope={"method": rule.method, "factor": scale},
             source=inputs.source,
             data=inputs.data,
-            scaling=scaling,
-            length=window,
-            window=window,
         )
-
-    def _wrapper(self, model: Generator, common: Common) -> ChatWrapper | None:
-        """The chat wrapper; says so where its answers would begin with thoughts."""
-        from e2bench.prompts.chat import chat_wrapper
-
-        wrapper = chat_wrapper(chat_format(self.chat_template, common), model.tokenizer, thinking=self.thinking)
-        if wrapper is not None and wrapper.opens_thinking:
-            say(
-                "the chat template opens a thinking block: answers would be thoughts, cut off at each task's budget; "
-                "--no-thinking closes it where the template can"
-            )
-        return wrapper
 
     def _data_folder(self, tasks: Sequence[Task]) -> tuple[Path, DataSource]:
         """The folder of NAME.jsonl files: the one given, the demo one, or the cached public data set."""
@@ -213,6 +187,30 @@ class LongBench(Experiment):
         return [*columns, "rouge-score"] if google else columns, rows
 
 
+def question_of(task: Task, template: str, example: Example, *, with_context: bool) -> Question:
+    """One example as a question whose line begins with LongBench's own fields."""
+    from e2bench.experiments.answers import Question
+    from e2bench.prompts.task import render, sample_hash
+
+    name = example["_id"]
+    kept = {field: example[field] for field in ("answers", "all_classes", "length")}
+
+    def answered(text: str) -> Line:
+        return {"_id": name, "dataset": task.name, "pred": text, **kept}
+
+    return Question(
+        task.name,
+        name,
+        sample_hash(example),
+        render(template, example, with_context=with_context),
+        task.max_new_tokens,
+        answered,
+        wrapped=task.chat_template,
+        stop_at_newline=task.stop_at_newline,
+        settled=task.settled,
+    )
+
+
 def _row(name: str, score: float | None, entry: Mapping[str, Any]) -> list[str]:
     bounds = entry["interval"]
     return [
@@ -227,6 +225,7 @@ def _row(name: str, score: float | None, entry: Mapping[str, Any]) -> list[str]:
 
 def task_details(folder: Path, task: Task, rouge_score: bool) -> dict[str, Any]:
     """Score (0-100) of one task's lines, with its interval and how many were scored, truncated, failed, left out."""
+    from e2bench.experiments.answers import was_truncated
     from e2bench.scoring.averages import by_length, score_predictions
     from e2bench.scoring.metrics import rouge_l, rouge_score_l
     from e2bench.scoring.statistics import interval, mean
@@ -272,28 +271,8 @@ def check_counts(folder: Path, task: Task, rows: Sequence[Line]) -> None:
         say(f"{folder / task.name}.jsonl: {len(rows)} lines, and the set has {task.samples} samples")
 
 
-def was_truncated(line: Line) -> bool:
-    """Whether a part of the prompt was left out; of lines that do not say so, whether fewer tokens were fed."""
-    return bool(line.get("truncated", line.get("kept_tokens", 0) < line.get("prompt_tokens", 0)))
-
-
 def preset_limit(common: Common) -> int | None:
     """The prompt limit that a preset was published with, where the run keeps the preset's window."""
     preset = find_preset(common.model)
     own_window = common.window is None and common.scale is None and common.method is None
     return preset.input_limit if preset is not None and own_window else None
-
-
-def chat_format(given: str, common: Common) -> str:
-    """A preset's own chat format where `auto` leaves the choice."""
-    preset = find_preset(common.model)
-    return preset.chat if preset is not None and given == "auto" else given
-
-
-def check_budgets(tasks: Sequence[Task], window: int) -> None:
-    """Refuse a window below a task's budget before anything is generated."""
-    for task in sorted(tasks, key=lambda t: -t.max_new_tokens):
-        try:
-            input_limit(window, task.max_new_tokens)
-        except E2BenchError as error:
-            raise E2BenchError(f"{task.name}: {error}") from None

@@ -55,12 +55,15 @@ def _count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def data_label(manifest: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
-    """The data in words: `LongBench, public files verified`, `demo (made-up), 42 samples`, `own: FILE, 2 documents`."""
+def data_label(manifest: Mapping[str, Any], scores: Mapping[str, Any], of: type[Experiment] | None = None) -> str:
+    """The data in words: `LongBench, public files verified`, `demo (made-up), 42 samples`, `own: FILE, 2 documents`.
+
+    of: the experiment, which a folder in a benchmark's own layout has no run.json to name.
+    """
     source, (scored, expected) = source_of(manifest), counts(scores)
-    of = _experiment(manifest)
+    of = of or _experiment(manifest)
     if source is None:
-        where, amount = "LongBench" if expected else "data", f"{scored:,} of {expected:,} samples" if expected else ""
+        where, amount = of.benchmark if expected else "data", f"{scored:,} of {expected:,} samples" if expected else ""
         return ", ".join(filter(None, [where, amount, "data not recorded"]))
     if expected and scored < expected and source.kind != DEMO:
         whole = "public files" if source.kind == PUBLIC else source.name

@@ -44,7 +44,7 @@ def run_experiment(experiment: Experiment, common: Common, model: Any = None) ->
     if model is None:
         check_model(common)
     inputs = experiment.inputs(common)
-    model = load_model(common, needs=experiment.needs) if model is None else model
+    model = load_model(common, needs=experiment.needed()) if model is None else model
     check_needs(experiment, model)
     tell(model)
     rule = experiment.rule(model, with_preset(common))
@@ -127,7 +127,7 @@ def check_needs(experiment: Experiment, model: Any) -> None:
     """Raise E2BenchError for a model that lacks what the experiment asks of it."""
     from e2bench.models import protocols
 
-    if not isinstance(model, getattr(protocols, experiment.needs)):
+    if not isinstance(model, getattr(protocols, experiment.needed())):
         raise E2BenchError(f"{experiment.name} needs losses and attentions, which {model.name} does not give")
 
 

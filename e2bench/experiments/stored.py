@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,14 +15,36 @@ from e2bench.runs.lines import RUN, SCORES, asked, read_run
 
 
 def experiment_of(folder: Path) -> type[Experiment]:
-    """The experiment of a run's folder; of one without run.json LongBench, whose own layout it then has.
+    """The experiment of a run's folder; without run.json the one whose own layout its files have, else LongBench.
 
     Raises DataError for an unknown one.
     """
-    name = read_run(folder).get("experiment") if (folder / RUN).exists() else "longbench"
+    if not (folder / RUN).exists():
+        return layout_of(folder) or experiment("longbench")
+    name = read_run(folder).get("experiment")
     if name not in EXPERIMENTS:
         raise DataError(f"{folder / RUN} names the experiment {name!r}, which e2bench does not know")
     return experiment(name)
+
+
+def layout_of(folder: Path) -> type[Experiment] | None:
+    """The experiment in whose benchmark's own layout a folder's files are; None: in none."""
+    for path in sorted(folder.glob("[!.]*.jsonl")):
+        fields = _first_fields(path)
+        for name in EXPERIMENTS:
+            layout = experiment(name).own_layout
+            if layout and fields >= layout:
+                return experiment(name)
+    return None
+
+
+def _first_fields(path: Path) -> set[str]:
+    try:
+        with path.open(encoding="utf-8") as lines:
+            first = json.loads(next(lines, ""))
+    except (ValueError, OSError, RecursionError):
+        return set()
+    return set(first) if isinstance(first, dict) else set()
 
 
 def score_folder(folder: Path, **options: Any) -> dict[str, Any]:

@@ -304,11 +304,11 @@ class Model(Texts):
     def _losses(self, rows: int, tokens: int) -> Tensor:
         return torch.empty(rows, tokens, dtype=torch.promote_types(self.dtype, torch.float32), device=self.device)
 
-    def option_scores(self, options: Sequence[Sequence[int]]) -> list[tuple[float, int]]:
-        """(summed log-probability in nats, number of scored tokens) of each option's ids but the first."""
+    def option_scores(self, options: Sequence[Sequence[int]], first: int = 1) -> list[tuple[float, int]]:
+        """(summed log-probability in nats, number of scored tokens) of each option's ids from `first` on."""
         from e2bench.models.options import option_scores
 
-        return option_scores(self, options)
+        return option_scores(self, options, first)
 
     # generation
 

@@ -142,8 +142,8 @@ class Scorer(Generator, Protocol):
         """(B, T) ids -> (B, T - first) nats: the loss of each token from `first` on."""
         ...
 
-    def option_scores(self, options: Sequence[Sequence[int]]) -> list[tuple[float, int]]:
-        """(summed log-probability in nats, number of scored tokens) of each option's ids but the first."""
+    def option_scores(self, options: Sequence[Sequence[int]], first: int = 1) -> list[tuple[float, int]]:
+        """(summed log-probability in nats, number of scored tokens) of each option's ids from `first` on."""
         ...
 
 

@@ -104,27 +104,41 @@ def _check_fields(template: str, what: str) -> None:
 
 
 def _lm_eval_template(task: Task) -> str:
-    """lm_eval/tasks/longbench/NAME.yaml, field doc_to_text, without importing lm_eval (which pulls in torch)."""
-    import yaml
-
-    spec = importlib.util.find_spec("lm_eval")
-    if spec is None or not spec.submodule_search_locations:
-        raise E2BenchError(
-            "lm-eval is not installed, and LongBench's prompts come from it: pip install 'lm-eval>=0.4.13'"
-        )
-    path = Path(spec.submodule_search_locations[0]) / "tasks" / "longbench" / f"{task.template_name}.yaml"
-    if not path.is_file():
+    """lm_eval/tasks/longbench/NAME.yaml, field doc_to_text, as a template of ours."""
+    found = lm_eval_file(f"longbench/{task.template_name}.yaml")
+    if found is None:
         raise E2BenchError(
             f"lm-eval has no LongBench prompt named {task.template_name!r}; give one for {task.name} with --prompts"
         )
+    template = str(found["doc_to_text"]).replace("{{context}}", "{context}").replace("{{question}}", "{input}")
+    return template.replace(*task.repair) if task.repair else template
+
+
+def lm_eval_file(name: str) -> dict[str, Any] | None:
+    """A file below lm_eval/tasks without importing lm_eval (which pulls in torch); None where there is none.
+
+    Raises E2BenchError where lm-eval is not installed.
+    """
+    import yaml
+
+    path = lm_eval_tasks() / name
+    if not path.is_file():
+        return None
 
     class Loader(yaml.SafeLoader):
         """Safe loading that steps over lm-eval's `!function` tags."""
 
     Loader.add_multi_constructor("!", lambda loader, suffix, node: None)
-    text = yaml.load(path.read_text(encoding="utf-8"), Loader)["doc_to_text"]
-    template = str(text).replace("{{context}}", "{context}").replace("{{question}}", "{input}")
-    return template.replace(*task.repair) if task.repair else template
+    found: dict[str, Any] = yaml.load(path.read_text(encoding="utf-8"), Loader)
+    return found
+
+
+def lm_eval_tasks() -> Path:
+    """The folder of lm-eval's task files. Raises E2BenchError where lm-eval is not installed."""
+    spec = importlib.util.find_spec("lm_eval")
+    if spec is None or not spec.submodule_search_locations:
+        raise E2BenchError("lm-eval is not installed, and these prompts come from it: pip install 'lm-eval>=0.4.13'")
+    return Path(spec.submodule_search_locations[0]) / "tasks"
 
 
 def read_examples(folder: Path, task: Task, limit: int | None = None) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from e2bench.errors import E2BenchError, UnknownName
 from e2bench.prompts.chat import ChatWrapper
 
 MODES = ("official", "ids")
+JOINED = "joined"  # LongBench v2's
 
 
 class Codec(Protocol):
@@ -49,14 +50,19 @@ class Fitted:
 def input_limit(window: int, max_new_tokens: int) -> int:
     """Official limit M for a window: 1000 a 1,024 tokens, less 500; below 1,024 the window less the task's budget.
 
-    Raises E2BenchError when the window cannot hold the budget and two tokens of input, the first and the last.
+    Raises E2BenchError for a window that `check_budget` refuses.
     """
+    check_budget(window, max_new_tokens)
+    return 1000 * (window // 1024) - 500 if window >= 1024 else window - max_new_tokens
+
+
+def check_budget(window: int, max_new_tokens: int) -> None:
+    """Raise E2BenchError when a window cannot hold the budget and two tokens of input, the first and the last."""
     if window < max_new_tokens + 2:
         raise E2BenchError(
             f"window {window} is too small: the task generates up to {max_new_tokens} tokens; "
             f"give a --window of at least {max_new_tokens + 2}"
         )
-    return 1000 * (window // 1024) - 500 if window >= 1024 else window - max_new_tokens
 
 
 def truncate_middle(ids: list[int], limit: int) -> list[int]:
@@ -81,23 +87,26 @@ def fit(
     `official`: tokenize the unwrapped prompt with special tokens; if longer than `limit`, decode the first and the last
     ⌊limit/2⌋ ids without special tokens, join the two texts, then wrap and tokenize again. Decoding and re-encoding is
     not the identity, so the result may differ from `limit` by a few tokens.
+    `joined`: the same with the first ⌊limit/2⌋ and the last ⌈limit/2⌉ ids, decoded together (LongBench v2's pred.py).
     `ids`: wrap, tokenize once, keep `truncate_middle` of the ids; nothing is decoded.
     limit: M in tokens.    room: window less budget; what is still longer loses more of its middle, so that kept tokens
         and budget never exceed the window.    wrap: the chat template around the prompt.
     Raises UnknownName for another mode.
     """
-    if mode not in MODES:
-        raise UnknownName("truncation", mode, list(MODES))
+    if mode not in (*MODES, JOINED):
+        raise UnknownName("truncation", mode, [*MODES, JOINED])
     ids = codec.encode(prompt)
     prompt_tokens = len(ids)
     text = prompt
     if mode == "official" and prompt_tokens > limit:
         half = limit // 2
         text = codec.decode(ids[:half]) + codec.decode(ids[prompt_tokens - half :])
+    elif mode == JOINED and prompt_tokens > limit:
+        text = codec.decode(truncate_middle(ids, limit))
     if wrap is not None:
         text = wrap.apply(text)
     if wrap is not None or text is not prompt:
         ids = codec.encode(text, special_tokens=wrap is None or wrap.special_tokens)
-    bound = room if mode == "official" else min(limit, room)
+    bound = min(limit, room) if mode == "ids" else room
     kept = truncate_middle(ids, bound)
     return Fitted(kept, text, prompt_tokens, prompt_tokens > limit or len(kept) < len(ids))

@@ -104,7 +104,7 @@ def legend(run: Run) -> str:
 
 def data(run: Run) -> str:
     """What the run was measured on."""
-    return data_label(run.manifest, run.scores)
+    return data_label(run.manifest, run.scores, run.about)
 
 
 def data_of(runs: Iterable[Run]) -> str:

@@ -10,18 +10,17 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from e2bench.errors import DataError, E2BenchError, one_line
 from e2bench.experiments.base import EXPERIMENTS, Experiment, experiment
-from e2bench.experiments.stored import current_scores
+from e2bench.experiments.stored import current_scores, layout_of
 from e2bench.files import read_json
 from e2bench.runs.lines import RUN, SCORES, read_run, stored_rows
 
 MARKER = "report.json"
-PREDICTION_FIELDS = {"pred", "answers", "all_classes", "length"}  # a line of LongBench's own prediction files
 E2_CONFIG, PROFILE = "e2_config.json", "profile.json"
 _OURS = {RUN, SCORES, E2_CONFIG, PROFILE, MARKER}
 _OURS_SUFFIXES = {".jsonl", ".npz", ".md", ".log", ".lock"}
@@ -66,7 +65,7 @@ class Run:
 
     @property
     def complete(self) -> bool:
-        """False while `ended` is null; folders in LongBench's own layout do not say, and count as complete."""
+        """False while `ended` is null; folders in a benchmark's own layout do not say, and count as complete."""
         return not self.manifest or self.manifest.get("ended") is not None
 
     def lines(self, name: str) -> list[dict[str, Any]]:
@@ -116,7 +115,9 @@ def scan(*results: Path) -> Results:
     if not (found.runs or found.profiles or found.trainings):
         skipped = f" ({found.warnings[0]})" if found.warnings else ""
         where = " or ".join(map(str, results))
-        raise DataError(f"no run in {where}{skipped}; run e2bench longbench, ppl, passkey, attention or short first")
+        raise DataError(
+            f"no run in {where}{skipped}; run e2bench {', '.join(EXPERIMENTS[:-1])} or {EXPERIMENTS[-1]} first"
+        )
     return found
 
 
@@ -136,9 +137,10 @@ def _read_folder(found: Results, folder: Path, names: list[str], name: str, in_t
     for reader, needed in ((_read_run, RUN), (_read_profile, PROFILE), (_read_e2, E2_CONFIG)):
         if needed in names:
             _attempt(found, reader, folder, name)
-    if RUN not in names and not in_training and _is_longbench_layout(folder, names):
-        _attempt(found, _read_longbench_layout, folder, name)
-    foreign = [] if in_training else _foreign(folder, names)
+    layout = None if RUN in names or in_training else layout_of(folder)
+    if layout is not None:
+        _attempt(found, partial(_read_own_layout, layout.name), folder, name)
+    foreign = [] if in_training else _foreign(folder, names, is_run=RUN in names or layout is not None)
     if foreign:
         more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
         listed = ", ".join(f"{name}/{file}" if name else file for file in foreign[:3])
@@ -160,8 +162,8 @@ def _read_run(found: Results, folder: Path, name: str) -> None:
     _add(found, Run(folder, name or folder.resolve().name, named, manifest, _scores(found, folder, name)))
 
 
-def _read_longbench_layout(found: Results, folder: Path, name: str) -> None:
-    _add(found, Run(folder, name or folder.resolve().name, "longbench", {}, _scores(found, folder, name)))
+def _read_own_layout(experiment: str, found: Results, folder: Path, name: str) -> None:
+    _add(found, Run(folder, name or folder.resolve().name, experiment, {}, _scores(found, folder, name)))
 
 
 def _scores(found: Results, folder: Path, name: str) -> dict[str, Any]:
@@ -250,23 +252,9 @@ def _name(folder: Path, results: Path) -> str:
     return "" if folder == results else folder.relative_to(results).as_posix()
 
 
-def _is_longbench_layout(folder: Path, names: list[str]) -> bool:
-    return any(_holds_predictions(folder / name) for name in names if name.endswith(".jsonl"))
-
-
-def _holds_predictions(path: Path) -> bool:
-    try:
-        with path.open(encoding="utf-8") as lines:
-            first = json.loads(next(lines, ""))
-    except (ValueError, OSError):
-        return False
-    return isinstance(first, dict) and set(first) >= PREDICTION_FIELDS
-
-
-def _foreign(folder: Path, names: list[str]) -> list[str]:
+def _foreign(folder: Path, names: list[str], *, is_run: bool) -> list[str]:
     """Files that belong to no run, training or report: named, so that a misplaced run is noticed."""
     known = {*_OURS, *report_files(folder), "result.json", "lm-eval.json"}  # of LongBench's scorer and of lm-eval
-    is_run = RUN in names or _is_longbench_layout(folder, names)
     known_suffixes = _OURS_SUFFIXES if is_run else _OURS_SUFFIXES - {".jsonl", ".npz"}
     return [name for name in names if name not in known and Path(name).suffix.lower() not in known_suffixes]
 
