@@ -87,10 +87,10 @@ def run(
 ) -> Run:
     """Run an experiment, or continue the one in `out`. The settings are the command's options.
 
-    experiment: longbench, ppl, passkey, attention or short.
-    model: what `load` gives, or what it takes; for experiments that read answers (longbench, passkey) also a function
-        from a list of prompts to a list of answers, or an object with such a `generate`; both need `tokenizer` and
-        `window` (in tokens).
+    experiment: the command's name (`e2bench --help` lists them).
+    model: what `load` gives, or what it takes; for experiments that only read answers, such as longbench and passkey,
+        also a function from a list of prompts to a list of answers, or an object with such a `generate`; both need
+        `tokenizer` and `window` (in tokens).
     settings: by the options' names with underscores. Lengths and windows may be numbers (4096), texts ("4k..64k") or
         lists; tasks a text or a list.
     Raises UnknownName for an unknown experiment or setting; E2BenchError for what the command refuses.

@@ -19,6 +19,9 @@ from e2bench.train.recipe import Lora, Recipe
 
 DOCS = Path(__file__).parents[1] / "docs"
 PIQA = {"goal": "To warm water", "sol1": "put it on a stove", "sol2": "put it into a freezer", "label": 0}
+V2 = dict.fromkeys(("_id", "domain", "sub_domain", "question", "context", *(f"choice_{x}" for x in "ABCD")), "a text")
+V2 |= {"difficulty": "easy", "length": "short", "answer": "A"}
+V2_PROMPT = "$DOC$ $Q$ $C_A$ $C_B$ $C_C$ $C_D$ $COT$"
 QUESTION = {"question": "where is the sun", "answer": ["in the sky"]}
 RACE = {"article": "The sun is hot.", "question": "What is hot?", "options": ["sun", "ice"], "answer": "A"}
 PROFILE = [
@@ -67,6 +70,11 @@ def made(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, row in (("piqa", PIQA), ("nq_open", QUESTION), ("race_high", RACE)):
         (root / "short-data" / f"{name}.jsonl").write_text(f"{json.dumps(row)}\n" * 2, encoding="utf-8")
 
+    (root / "longbench2-data").mkdir()
+    (root / "longbench2-data" / "data.json").write_text(json.dumps([V2]), encoding="utf-8")
+    for name in ("0shot_cot.txt", "0shot_cot_ans.txt"):
+        (root / "longbench2-data" / name).write_text(V2_PROMPT, encoding="utf-8")
+
     def e2bench(*arguments: object) -> None:
         app([str(argument) for argument in arguments], standalone_mode=False)
 
@@ -86,6 +94,10 @@ def made(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "longbench", *model, *tasks, "--limit", 2, "--window", 600, "--tokenizer", tiny_folder, "--out", "longbench"
     )
     e2bench("score", "longbench", "--rouge-score")
+    questions = ("--data", "longbench2-data")
+    thoughts = ("--cot", "--prompts", "longbench2-data", "--scale", 9)
+    e2bench("longbench2", *model, *questions, *thoughts, "--out", "longbench2-cot")
+    e2bench("longbench2", *model, *questions, "--scoring", "letters", "--out", "longbench2-letters")
     lengths = ("--lengths", "128,256", "--docs", 1, "--max-windows", 1, "--stride", 64)
     e2bench("ppl", *model, *lengths, "--extrapolate", "--out", "ppl")
     for trials in (1, 2):  # the second call continues the first one's run
@@ -145,15 +157,18 @@ def compare(heading: str, values: list[Any]) -> None:
             assert all(name in one for one in found), f"{heading}: {name} is not always there; write Only …"
 
 
-EXPERIMENTS = ("longbench", "ppl", "passkey", "attention", "short-paper", "short-lm-eval")
+V2_RUNS = ("longbench2-cot", "longbench2-letters")
+EXPERIMENTS = ("longbench", *V2_RUNS, "ppl", "passkey", "attention", "short-paper", "short-lm-eval")
 FILES: dict[str, Callable[[Path], list[Path]]] = {
     "run.json": lambda root: [root / name / "run.json" for name in EXPERIMENTS],
     "LongBench prediction lines": lambda root: [*(root / "longbench").glob("*.jsonl")],
+    "LongBench v2 lines": lambda root: [path for name in V2_RUNS for path in (root / name).glob("*.jsonl")],
     "Perplexity lines": lambda root: [root / "ppl" / "ppl.jsonl"],
     "Passkey lines": lambda root: [root / "passkey" / "passkey.jsonl"],
     "Attention lines": lambda root: [root / "attention" / "attention.jsonl"],
     "Short benchmark lines": lambda root: [*root.glob("short-*/*.jsonl")],
     "scores.json of longbench": lambda root: [root / "longbench" / "scores.json"],
+    "scores.json of longbench2": lambda root: [root / name / "scores.json" for name in V2_RUNS],
     "scores.json of ppl": lambda root: [root / "ppl" / "scores.json"],
     "scores.json of passkey": lambda root: [root / "passkey" / "scores.json"],
     "scores.json of attention": lambda root: [root / "attention" / "scores.json"],

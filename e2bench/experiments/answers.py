@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from e2bench.errors import E2BenchError
+from e2bench.errors import DataError, E2BenchError
 from e2bench.experiments.base import Plan
 from e2bench.models.protocols import Generation, Generator, Prompt
 from e2bench.prompts.chat import ChatWrapper, chat_wrapper
@@ -155,6 +157,22 @@ def chat_format(given: str, common: Common) -> str:
 def was_truncated(line: Mapping[str, Any]) -> bool:
     """Whether a part of the prompt was left out; of lines that do not say so, whether fewer tokens were fed."""
     return bool(line.get("truncated", line.get("kept_tokens", 0) < line.get("prompt_tokens", 0)))
+
+
+def check_counts(lines: Sequence[Mapping[str, Any]], where: str, samples: int) -> None:
+    """Say aloud what would count samples twice: equal lines, or more lines than the set has samples.
+
+    Raises DataError for two lines of one `_id`.
+    """
+    ids = [str(line["_id"]) for line in lines if "_id" in line]
+    if len(set(ids)) < len(ids):
+        twice = next(one for one, count in Counter(ids).items() if count > 1)
+        raise DataError(f"{where}: two lines have the _id {twice!r}; a sample would count twice")
+    equal = len(lines) - len({json.dumps(line, sort_keys=True, default=str) for line in lines})
+    if equal:
+        say(f"{where}: {equal} lines equal another one; each counts")
+    if len(lines) > samples:
+        say(f"{where}: {len(lines)} lines, and the set has {samples} samples")
 
 
 # the work

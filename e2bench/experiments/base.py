@@ -208,6 +208,7 @@ def _cell(name: str, value: Any) -> str:
 # Name: module and class. The order is that of the page's sample browser and of `--help`.
 _CLASSES = {
     "longbench": ("longbench", "LongBench"),
+    "longbench2": ("longbench2", "LongBench2"),
     "short": ("short", "Short"),
     "ppl": ("perplexity", "Perplexity"),
     "passkey": ("passkey", "PassKey"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -225,7 +223,7 @@ def _row(name: str, score: float | None, entry: Mapping[str, Any]) -> list[str]:
 
 def task_details(folder: Path, task: Task, rouge_score: bool) -> dict[str, Any]:
     """Score (0-100) of one task's lines, with its interval and how many were scored, truncated, failed, left out."""
-    from e2bench.experiments.answers import was_truncated
+    from e2bench.experiments.answers import check_counts, was_truncated
     from e2bench.scoring.averages import by_length, score_predictions
     from e2bench.scoring.metrics import rouge_l, rouge_score_l
     from e2bench.scoring.statistics import interval, mean
@@ -235,7 +233,7 @@ def task_details(folder: Path, task: Task, rouge_score: bool) -> dict[str, Any]:
     share = mean(values)
     bounds = interval(values)
     answered = [row for row in rows if row.get("finish") != "error"]
-    check_counts(folder, task, rows)
+    check_counts(rows, f"{folder / task.name}.jsonl", task.samples)
     entry: dict[str, Any] = {
         "score": None if share is None else 100 * share,
         "interval": bounds and [100 * bound for bound in bounds],
@@ -253,22 +251,6 @@ def task_details(folder: Path, task: Task, rouge_score: bool) -> dict[str, Any]:
         google = [max(rouge_score_l(row["pred"], answer) for answer in row["answers"]) for row in answered]
         entry["rouge_score"] = 100 * (mean(google) or 0.0)
     return entry
-
-
-def check_counts(folder: Path, task: Task, rows: Sequence[Line]) -> None:
-    """Say aloud what would count samples twice: equal lines, ids that repeat, more lines than the set has.
-
-    Raises DataError for two lines of one `_id`.
-    """
-    ids = [str(row["_id"]) for row in rows if "_id" in row]
-    if len(set(ids)) < len(ids):
-        twice = next(one for one, count in Counter(ids).items() if count > 1)
-        raise DataError(f"{folder / task.name}.jsonl: two lines have the _id {twice!r}; a sample would count twice")
-    equal = len(rows) - len({json.dumps(row, sort_keys=True, default=str) for row in rows})
-    if equal:
-        say(f"{folder / task.name}.jsonl: {equal} lines equal another one; each counts")
-    if len(rows) > task.samples:
-        say(f"{folder / task.name}.jsonl: {len(rows)} lines, and the set has {task.samples} samples")
 
 
 def preset_limit(common: Common) -> int | None:

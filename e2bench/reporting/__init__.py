@@ -1,7 +1,8 @@
 """The report: tables, figures and one HTML page from run folders. Reads files, never loads a model.
 
 - runs.py: run folders -> Run; labels.py: what things are called in every table, legend and page
-- tables.py, ablations.py, details.py: runs -> Table; table.py: Table -> CSV, Markdown, LaTeX; published/: the paper's
+- tables.py, ablations.py, longbench2.py, details.py: runs -> Table; published/: the paper's rows
+- table.py: Table -> CSV, Markdown, LaTeX
 - figures.py: Figure, and how ours look; curves.py, maps.py: runs -> Figure (PNG and the numbers drawn)
 - examples.py: predictions for the browser; page.py, templates/: all of it -> index.html; output.py: the folder
 """
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from e2bench.errors import DataError, one_line, printable
-from e2bench.reporting import ablations, curves, details, maps, page, tables
+from e2bench.reporting import ablations, curves, details, longbench2, maps, page, tables
 from e2bench.reporting.output import Output
 from e2bench.reporting.runs import Results, scan
 from e2bench.reporting.table import WRITERS, to_csv
@@ -78,9 +79,9 @@ def _convict(suspect: Results, found: Results) -> None:
 
 def _files(found: Results) -> list[tuple[str, str | bytes]]:
     """(name, content) of every file but the marker."""
-    made = [table for build in (*tables.BUILDERS, *ablations.BUILDERS) for table in build(found)]
-    made.sort(key=lambda table: table.name)
-    behind = [table for build in details.BUILDERS for table in build(found)]
+    made = [table for part in (tables, ablations, longbench2) for build in part.BUILDERS for table in build(found)]
+    made.sort(key=lambda table: (not table.name.startswith("table"), table.name))
+    behind = [table for build in (*details.BUILDERS, *longbench2.DETAILS) for table in build(found)]
     figures = [figure for draw in (*curves.BUILDERS, *maps.BUILDERS) for figure in draw(found)]
     figures.sort(key=lambda figure: (not figure.name.startswith("figure"), figure.name))
     files: list[tuple[str, str | bytes]] = []
