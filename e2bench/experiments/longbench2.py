@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from e2bench.data.source import OWN, PUBLIC, DataSource
 from e2bench.errors import DataError, E2BenchError
 from e2bench.experiments.base import Experiment, Line, Plan, Sample, default_folder
-from e2bench.files import check_folder, file_hashes, read_json
+from e2bench.files import check_folder, file_hashes
 from e2bench.prompts.truncation import JOINED, MODES
 from e2bench.rope.windows import PER_INPUT, ScaleRule
-from e2bench.runs.lines import RUN, names_of, stored_rows
+from e2bench.runs.lines import RUN, names_of, read_run, stored_rows
 from e2bench.settings import flag, setting
 from e2bench.terminal import say
 
@@ -192,7 +192,7 @@ class LongBench2(Experiment):
         if len(names) != 1:
             found = f"{len(names)} files ({', '.join(names[:3])}, …)" if names else "no .jsonl file"
             raise DataError(f"{folder} holds {found}; a run of LongBench v2 is a folder with one file of lines")
-        run = read_json(folder / RUN) if (folder / RUN).exists() else {}
+        run = read_run(folder) if (folder / RUN).exists() else {}
         return scores_of(stored_rows(folder, names[0]), str(folder / f"{names[0]}.jsonl"), run.get("resolved") or {})
 
     @classmethod
