@@ -38,8 +38,13 @@ class Page:
     def __init__(self, session: str) -> None:
         self.session = session
 
-    def open(self, path: Path) -> None:
-        _call("POST", f"{self.session}/url", {"url": path.as_uri()})
+    def open(self, path: Path, address: str = "") -> None:
+        """A file; address: what stands behind its name, `#…`."""
+        _call("POST", f"{self.session}/url", {"url": path.as_uri() + address})
+
+    def visit(self, url: str) -> None:
+        """An address on a server."""
+        _call("POST", f"{self.session}/url", {"url": url})
 
     def run(self, script: str, *arguments: Any) -> Any:
         return _call("POST", f"{self.session}/execute/sync", {"script": script, "args": list(arguments)})
@@ -71,6 +76,14 @@ class Page:
     def emulate(self, **media: Any) -> None:
         """CDP's setEmulatedMedia: a colour scheme or the printer."""
         command = {"cmd": "Emulation.setEmulatedMedia", "params": media}
+        _call("POST", f"{self.session}/goog/cdp/execute", command)
+
+    def narrow(self, width: int, height: int) -> None:
+        """The size of a phone's window in CSS pixels; (0, 0): the browser's own again."""
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": True}
+        command = {"cmd": "Emulation.setDeviceMetricsOverride", "params": metrics}
+        if not width:
+            command = {"cmd": "Emulation.clearDeviceMetricsOverride", "params": {}}
         _call("POST", f"{self.session}/goog/cdp/execute", command)
 
     def screenshot(self, path: Path) -> None:

@@ -29,7 +29,12 @@ from e2bench.reporting.runs import scan
 
 
 def names(paths: list[Path]) -> set[str]:
-    return {path.name for path in paths}
+    """Of a report's files."""
+    return {f"samples/{path.name}" if path.suffix == ".js" else path.name for path in paths}
+
+
+def _all_files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 def test_everything_there_are_runs_for_is_written_and_nothing_else(tmp_path: Path) -> None:
@@ -46,10 +51,11 @@ def test_everything_there_are_runs_for_is_written_and_nothing_else(tmp_path: Pat
     written = names(write_report(results, tmp_path / "out"))
     tables = {f"table{n}.{suffix}" for n in range(1, 8) for suffix in ("csv", "md", "tex")}
     drawn = [*(f"figure{n}" for n in (1, 2, 3, 5, 6, 7)), "passkey", "extrapolation"]
-    figures = {f"{name}.{suffix}" for name in drawn for suffix in ("png", "csv")}
+    figures = {f"{name}{suffix}" for name in drawn for suffix in (".png", "-dark.png", ".csv")}
     behind = {"longbench.csv", "averages.csv", "perplexity.csv", "attention.csv", "short.csv"}
-    assert written == tables | figures | behind | {"index.html", "report.json"}
-    assert names(list((tmp_path / "out").iterdir())) == written  # nothing half-written is left
+    samples = {"samples/0.js", "samples/index.js"}
+    assert written == tables | figures | behind | samples | {"index.html", "report.json"}
+    assert names(_all_files(tmp_path / "out")) == written  # nothing half-written is left
     assert (tmp_path / "out" / "figure7.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -130,8 +136,8 @@ def test_a_malformed_line_costs_its_task_alone_and_is_named(tmp_path: Path, caps
     assert "run/qasper.jsonl" in said
     assert "qasper.jsonl:4" in said
     assert str(tmp_path) not in said
-    html = (tmp_path / "out" / "index.html").read_text()
-    assert '"tasks":["lcc"]' in html
+    index = (tmp_path / "out" / "samples" / "index.js").read_text()
+    assert "lcc" in index and "qasper" not in index
 
 
 def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
@@ -179,7 +185,7 @@ def test_a_folder_that_is_not_ours_is_not_touched(tmp_path: Path) -> None:
     (out / "chapter.md").write_text("years of work")
     with pytest.raises(DataError, match="no report of ours"):
         write_report(tmp_path / "results", out)
-    assert names(list(out.iterdir())) == {"chapter.md"}
+    assert names(_all_files(out)) == {"chapter.md"}
     write_json(out / "report.json", {"somebody": "else's"})
     with pytest.raises(DataError, match="not a report's"):
         write_report(tmp_path / "results", out)
@@ -198,7 +204,7 @@ def test_a_second_report_replaces_the_first_and_takes_stale_files_away(tmp_path:
     (results / "short").rmdir()
     written = names(write_report(results, out))
     assert "table7.csv" not in written
-    assert names(list(out.iterdir())) == written | {"mine.txt"}
+    assert names(_all_files(out)) == written | {"mine.txt"}
 
 
 def test_a_report_may_stand_beside_its_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -245,4 +251,4 @@ def test_an_interrupted_report_is_done_again_by_the_same_call(tmp_path: Path, mo
             patch.setattr("e2bench.reporting.output.write_atomic", stop)
             write_report(results, out)
         (out / ".index.html.0123456789abcdef.tmp").write_text("half")
-        assert names(write_report(results, out)) == whole == names(list(out.iterdir()))
+        assert names(write_report(results, out)) == whole == names(_all_files(out))

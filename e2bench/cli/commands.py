@@ -64,6 +64,17 @@ def report(
 
 
 @app.command()
+def view(
+    results: Annotated[list[Path], typer.Argument(help="Runs, or folders of runs; they may still be running.")],
+    port: Annotated[int, Flag("--port", help="Of this machine; 0 takes a free one.", min=0, max=65535)] = 8642,
+) -> None:
+    """The report's page in a browser on this machine, renewed while runs go on."""
+    from e2bench.reporting.view import serve
+
+    serve(results, port)
+
+
+@app.command()
 @with_common
 def quickstart(common: Common) -> None:
     """The whole bench in miniature on the embedded model, offline, ending in a report."""

@@ -4,7 +4,8 @@
 - tables.py, ablations.py, longbench2.py, details.py: runs -> Table; published/: the paper's rows
 - table.py: Table -> CSV, Markdown, LaTeX
 - figures.py: Figure, and how ours look; curves.py, maps.py: runs -> Figure (PNG and the numbers drawn)
-- examples.py: predictions for the browser; page.py, templates/: all of it -> index.html; output.py: the folder
+- samples.py: every line for the browser; settings.py: what runs differ in; page.py, templates/: all of it -> index.html
+- output.py: the report's folder
 """
 
 from __future__ import annotations
@@ -13,16 +14,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from markupsafe import Markup
+
 from e2bench.errors import DataError, one_line, printable
-from e2bench.reporting import ablations, curves, details, longbench2, maps, page, tables
+from e2bench.reporting import ablations, curves, details, longbench2, maps, page, samples, settings, tables
 from e2bench.reporting.output import Output
 from e2bench.reporting.runs import Results, scan
 from e2bench.reporting.table import WRITERS, to_csv
 
 
-def write_report(results: Path | Sequence[Path], out: Path) -> list[Path]:
+def write_report(results: Path | Sequence[Path], out: Path, *, live: bool = False) -> list[Path]:
     """Every table and figure for which there are runs at or below `results`, one folder or several, and `index.html`.
 
+    live: the page asks its server for a newer one (`e2bench view`), and names what was skipped alone: it is seen often.
     Returns:
         The files written. What was broken or foreign in `results` is named on stderr and on the page, and skipped.
     Raises:
@@ -32,20 +36,28 @@ def write_report(results: Path | Sequence[Path], out: Path) -> list[Path]:
     folders = [results] if isinstance(results, Path) else list(results)
     found = scan(*folders)
     output = Output(out, *folders)
-    files = _without_damaged(found)
-    output.begin([name for name, _ in files])
-    for name, content in files:
-        output.write(name, content)
+    content, files, parts = _without_damaged(found)
+    output.begin([*(name for name, _ in files), "index.html"])
+    for name, written in files:
+        output.write(name, written)
+    gathered = samples.write(found, output.write)  # file by file: all texts at once may not fit the memory
+    output.write("index.html", page.render(content, parts, gathered, found.warnings, live=live))
     output.close([run.name for run in found.runs], found.warnings)
-    for warning in found.warnings:
+    for warning in [] if live else found.warnings:
         print(f"warning: {printable(warning)}", file=sys.stderr)
     return output.written
 
 
-def _without_damaged(found: Results) -> list[tuple[str, str | bytes]]:
-    """The report's files. A run whose values break them is named, taken out of `found`, and the rest reported."""
+Made = tuple[page.Content, list[tuple[str, str | bytes]], tuple[Markup, Markup]]
+
+
+def _without_damaged(found: Results) -> Made:
+    """What the report shows, as files and on the page.
+
+    A run whose values break it is named and taken out of `found`, and the rest reported.
+    """
     try:
-        return _files(found)
+        return _made(found)
     except _DAMAGE:
         suspects = [Results(runs=[run]) for run in found.runs]
         suspects += [Results(trainings=[one]) for one in found.trainings] + [
@@ -55,7 +67,7 @@ def _without_damaged(found: Results) -> list[tuple[str, str | bytes]]:
             _convict(suspect, found)
         if not (found.runs or found.trainings or found.profiles):
             raise DataError(f"nothing that can be reported is left: {found.warnings[-1]}") from None
-        return _files(found)
+        return _made(found)
 
 
 # What a number that is a text, a list that is too short or a field that is missing leads to.
@@ -65,7 +77,7 @@ _DAMAGE = (TypeError, ValueError, KeyError, IndexError, AttributeError, Arithmet
 def _convict(suspect: Results, found: Results) -> None:
     """Take the one run, training or profile of `suspect` out of `found` if the report fails on it alone."""
     try:
-        _files(suspect)
+        _made(suspect)
     except _DAMAGE as error:
         for kind in ("runs", "trainings", "profiles"):
             for one in getattr(suspect, kind):
@@ -77,16 +89,26 @@ def _convict(suspect: Results, found: Results) -> None:
                 )
 
 
-def _files(found: Results) -> list[tuple[str, str | bytes]]:
-    """(name, content) of every file but the marker."""
+def _made(found: Results) -> Made:
+    content = _content(found)
+    return content, _files(content), page.sections(content)
+
+
+def _content(found: Results) -> page.Content:
+    """Tables, figures and the lists of runs and settings."""
     made = [table for part in (tables, ablations, longbench2) for build in part.BUILDERS for table in build(found)]
     made.sort(key=lambda table: (not table.name.startswith("table"), table.name))
     behind = [table for build in (*details.BUILDERS, *longbench2.DETAILS) for table in build(found)]
     figures = [figure for draw in (*curves.BUILDERS, *maps.BUILDERS) for figure in draw(found)]
     figures.sort(key=lambda figure: (not figure.name.startswith("figure"), figure.name))
+    return page.Content(made, behind, figures, page.overview(found), settings.of_runs(found))
+
+
+def _files(content: page.Content) -> list[tuple[str, str | bytes]]:
+    """(name, content) of every file but the page, its samples and the marker."""
     files: list[tuple[str, str | bytes]] = []
-    files += [(f"{table.name}.{suffix}", text(table)) for table in made for suffix, text in WRITERS.items()]
-    files += [(f"{table.name}.csv", to_csv(table)) for table in behind]
-    files += [(f"{figure.name}.png", figure.png) for figure in figures]
-    files += [(f"{figure.name}.csv", to_csv(figure.data)) for figure in figures]
-    return [*files, ("index.html", page.render(found, made, behind, figures))]
+    files += [(f"{table.name}.{suffix}", text(table)) for table in content.tables for suffix, text in WRITERS.items()]
+    files += [(f"{table.name}.csv", to_csv(table)) for table in content.details]
+    files += [(f"{figure.name}.png", figure.picture.light) for figure in content.figures]
+    files += [(f"{figure.name}-dark.png", figure.picture.dark) for figure in content.figures]
+    return files + [(f"{figure.name}.csv", to_csv(figure.data)) for figure in content.figures]

@@ -11,7 +11,7 @@ from typing import Any
 from e2bench.reporting import labels, tables
 from e2bench.reporting.runs import Results, Run, number
 from e2bench.reporting.selection import budget
-from e2bench.reporting.table import Column, Row, Table
+from e2bench.reporting.table import EXACT, Column, Row, Table
 
 PAPER_FACTOR = 8  # the paper evaluates its ablations at 32k with L = 4k
 _IDENTITY = ("base", "method", "offset", "scale", "g_max", "native_window", "train_window", "per_sample", "steps")
@@ -123,18 +123,20 @@ def _comparable(final: Sequence[Measure], variant: Any) -> list[Measure]:
 
 
 def _columns(chosen: Sequence[Measure]) -> list[Column]:
-    retrieval = [Column(name, f"{label} (%)", 1) for name, label in _RETRIEVAL.items() if _any(chosen, name)]
+    retrieval = [
+        Column(name, f"{label} (%)", 1, best="max") for name, label in _RETRIEVAL.items() if _any(chosen, name)
+    ]
     return [
         Column("g_max", "g_max"),
         Column("steps", "Steps"),
         Column("tokens", "Tokens tuned on"),
         Column("seeds", "Seeds"),
         tables.OVER,
-        *(Column(name, name, 2) for name in _TASKS),
+        *(Column(name, name, 2, best="max") for name in _TASKS),
         Column("window", "Window"),
         Column("g", "g"),
         *retrieval,
-        Column("perplexity", "Perplexity", 2),
+        Column("perplexity", "Perplexity", 2, best="min"),
         tables.DATA,
     ]
 
@@ -243,7 +245,7 @@ def steps_table(found: Results) -> list[Table]:
             rows += [_step_row(measure) for measure in sorted(line, key=lambda m: m.step)]
     columns = [Column("run", "Run"), Column("method", "Method"), Column("g_max", "g_max"), Column("seed", "Seed")]
     columns += [Column("step", "Step", 0), Column("measure", "Measure"), Column("window", "Window", 0)]
-    columns += [Column("scale", "g", 2), Column("value", "Value", 6), tables.DATA]
+    columns += [Column("scale", "g", 2), Column("value", "Value", EXACT), tables.DATA]
     return [Table("figure4", "Scores by tuning step", columns, rows)] if rows else []
 
 

@@ -17,15 +17,16 @@ from e2bench.reporting.figures import (
     draw_lines,
     legend_below,
     length_axis,
-    plain,
+    mark_native,
     series_table,
     style,
     to_png,
     value_axis,
+    wrapped,
 )
 from e2bench.reporting.runs import Results, Run, interval
 from e2bench.reporting.selection import primary
-from e2bench.reporting.table import Column, Row, Table
+from e2bench.reporting.table import EXACT, Column, Row, Table
 from e2bench.reporting.tables import is_auto
 
 
@@ -46,7 +47,9 @@ def figure_1(found: Results) -> list[Figure]:
     for row in rows:
         row["data"] = f"random tokens, one row a step, attention {row.get('attention') or 'not recorded'}"
     columns = [Column(key, key) for key in ("run", "method", "device", "data")]
-    columns += [Column(key, key, 0) for key in ("length", "window", "peak_bytes")] + [Column("seconds_per_step", "", 6)]
+    columns += [Column(key, key, 0) for key in ("length", "window", "peak_bytes")] + [
+        Column("seconds_per_step", "", EXACT)
+    ]
     title = "Figure 1. Cost of a training step by the window it extends to"
     caption = (
         "Position Interpolation trains on rows as long as the window L'; E² trains on rows of R tokens whatever the "
@@ -141,28 +144,31 @@ def _step_series(rows: Sequence[Row], several: bool) -> list[Series]:
 def figure_5(found: Results) -> list[Figure]:
     """Perplexity over length at several fixed scales; those beyond g_max were never seen in training."""
     curves: dict[str, list[tuple[float, Series]]] = defaultdict(list)
+    natives: dict[str, list[int]] = {}
     for run in primary(_plain_runs(found)):
         if is_auto(run, run.cells) or len({cell["scale"] for cell in run.cells}) < 2:
             continue
         g_max = (run.e2 or {}).get("g_max")
+        heading = f"{run.model}, {labels.method(run)}"
+        natives[heading] = _natives([run])
         for scale in sorted({cell["scale"] for cell in run.cells}):
             unseen = " (unseen)" if g_max and scale > g_max else ""
             cells = [cell for cell in run.cells if cell["scale"] == scale]
-            curve = _curve(f"g = {scale:g}{unseen}", run, cells)
-            curves[f"{run.model}, {labels.method(run)}"].append((scale, curve))
+            curves[heading].append((scale, _curve(f"g = {scale:g}{unseen}", run, cells)))
     if not curves:
         return []
     panels = {name: [curve for _, curve in sorted(lines, key=lambda line: line[0])] for name, lines in curves.items()}
     title = "Figure 5. Perplexity at fixed scales, also beyond the largest trained one"
     caption = (
-        "Bands: 95 % bootstrap over documents. The paper's Figure 5 (g = 20, 30, 40, 50) has no numbers in its text; "
-        "it reports good perplexity below 120k tokens and a decline beyond."
+        "Bars or bands: 95 % bootstrap over documents; bars stand side by side at each window. Dotted: the native "
+        "window L. The paper's Figure 5 (g = 20, 30, 40, 50) has no numbers in its text; it reports good perplexity "
+        "below 120k tokens and a decline beyond."
     )
-    return [_perplexity_figure("figure5", title, caption, panels)]
+    return [_perplexity_figure("figure5", title, caption, panels, natives)]
 
 
 def figure_7(found: Results) -> list[Figure]:
-    """Perplexity up to the longest window, one line a method."""
+    """Perplexity up to the longest window, one line a method, one panel for what can be compared."""
     runs = [
         run
         for run in primary(_plain_runs(found))
@@ -170,13 +176,41 @@ def figure_7(found: Results) -> list[Figure]:
     ]
     if not runs:
         return []
-    panel = [_curve(labels.legend(run), run, run.cells) for run in runs]
+    panels: dict[str, list[Series]] = defaultdict(list)
+    natives: dict[str, list[int]] = {}
+    for heading, members in _comparable(runs).items():
+        panels[heading] = _distinct([_curve(labels.legend(run), run, run.cells) for run in members], members)
+        natives[heading] = _natives(members)
     title = "Figure 7. Perplexity up to the longest window"
+    apart = " One panel for each data, protocol and L: only lines of one panel compare." if len(panels) > 1 else ""
     caption = (
-        "Bands: 95 % bootstrap over documents; g = L'/L means that each window has its own scale. The paper's Figure 7 "
-        "(to 200k tokens) has no numbers in its text."
+        f"Bars or bands: 95 % bootstrap over documents; g = L'/L means that each window has its own scale. Dotted: the "
+        f"native window L.{apart} Ablations and trainings measured at one window are in Tables 4 and 5. The paper's "
+        "Figure 7 (to 200k tokens) has no numbers in its text."
     )
-    return [_perplexity_figure("figure7", title, caption, {"": _distinct(panel, runs)})]
+    return [_perplexity_figure("figure7", title, caption, panels, natives)]
+
+
+def _comparable(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Runs over the same data under one protocol with one L, by what the group's panel is called.
+
+    A checkpoint of ours that was measured at one window alone is no line, and left out beside lines.
+    """
+    groups: dict[tuple[str, str, str], list[Run]] = defaultdict(list)
+    for run in runs:
+        protocol = str(run.part("resolved").get("protocol") or "")
+        native = labels.tokens(run.native_window) if run.native_window else ""
+        groups[labels.data(run), protocol, native].append(run)
+    named = {}
+    for (data, protocol, native), members in groups.items():
+        lines = [run for run in members if run.e2 is None or len({cell["window"] for cell in run.cells}) > 1]
+        parts = [data, f"protocol {protocol}" if protocol else "", f"L = {native}" if native else ""]
+        named["; ".join(filter(None, parts)) if len(groups) > 1 else ""] = lines or members
+    return named
+
+
+def _natives(runs: Sequence[Run]) -> list[int]:
+    return sorted({run.native_window for run in runs if run.native_window})
 
 
 def extrapolation(found: Results) -> list[Figure]:
@@ -190,8 +224,7 @@ def extrapolation(found: Results) -> list[Figure]:
         "No interpolation at inference. The vertical line is the native window L. Asked in the discussion of the "
         "paper: does E² tuning improve extrapolation without raising g?"
     )
-    natives = sorted({run.native_window for run in runs if run.native_window})
-    return [_perplexity_figure("extrapolation", title, caption, {"": series}, natives)]
+    return [_perplexity_figure("extrapolation", title, caption, {"": series}, {"": _natives(runs)})]
 
 
 def _plain_runs(found: Results) -> list[Run]:
@@ -212,41 +245,35 @@ def _distinct(series: Sequence[Series], runs: Sequence[Run]) -> list[Series]:
 
 
 def _perplexity_figure(
-    name: str, title: str, caption: str, panels: dict[str, list[Series]], natives: Sequence[int] = ()
+    name: str, title: str, caption: str, panels: dict[str, list[Series]], natives: dict[str, list[int]]
 ) -> Figure:
-    lines = [line for panel in panels.values() for line in panel]
+    longest = max(len(panel) for panel in panels.values())
     with style():
-        figure = canvas(6.4 if len(panels) == 1 else min(3.9 * len(panels), 11.5), 3.5 + 0.09 * len(lines))
-        for axes, (heading, series) in zip(
-            figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
-        ):
+        if len(panels) == 1:
+            figure, per_row = canvas(6.4, 3.5 + 0.09 * longest), 1
+        else:
+            rows, per_row = -(-len(panels) // 2), 2
+            figure = canvas(9.2, rows * (3.1 + 0.17 * longest))
+        grid = figure.subplots(-(-len(panels) // per_row), per_row, squeeze=False).flat
+        for axes in list(grid)[len(panels) :]:
+            axes.set_axis_off()
+        for axes, (heading, series) in zip(figure.axes, panels.items(), strict=False):
             draw_lines(axes, series)
             length_axis(axes, [x for line in series for x in line.x])
             value_axis(axes, [y for line in series for y in line.y], "Perplexity")
-            axes.set_title(plain(heading))
-            for native in natives:
-                axes.axvline(native, color="#555555", linewidth=1, linestyle=":")
-                axes.annotate(
-                    f"L = {labels.tokens(native)}",
-                    (native, 0.98),
-                    xycoords=("data", "axes fraction"),
-                    xytext=(4, 0),
-                    textcoords="offset points",
-                    va="top",
-                    fontsize=8,
-                    color="#555555",
-                )
+            axes.set_title(wrapped(heading))
+            mark_native(axes, natives.get(heading, ()))
             if len(panels) > 1:
-                axes.legend(handlelength=3)
+                axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), handlelength=3)
         if len(panels) == 1:
             legend_below(figure, figure.axes[0])
-        png = to_png(figure)
+        picture = to_png(figure)
     labelled = [
         replace(line, label=f"{heading}, {line.label}" if heading else line.label)
         for heading, panel in panels.items()
         for line in panel
     ]
-    return Figure(name, title, caption, png, series_table(name, title, labelled, "window", "perplexity"))
+    return Figure(name, title, caption, picture, series_table(name, title, labelled, "window", "perplexity"))
 
 
 BUILDERS = (figure_1, figure_4, figure_5, figure_7, extrapolation)

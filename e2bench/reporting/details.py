@@ -6,9 +6,8 @@ from typing import Any
 
 from e2bench.reporting import labels, tables
 from e2bench.reporting.runs import Results, Run, interval
-from e2bench.reporting.table import Column, Row, Table
+from e2bench.reporting.table import EXACT, Column, Row, Table
 
-EXACT = 6  # decimals: more than any interval is wide
 _RUN = [tables.RUN, tables.MODEL, tables.DATA]
 
 
@@ -102,8 +101,8 @@ def attention(found: Results) -> list[Table]:
             row["ratio"] = gold / of_input if gold is not None and of_input else None
             rows.append(row | {"top_heads": _heads(cell.get("top_heads") or [])})
     columns = [*_RUN, Column("method", "Method"), Column("length", "Length", 0), Column("scale", "g", 2)]
-    columns += [Column("success", "Answered", 2), Column("gold_share", "Attention on the gold span", 5)]
-    columns += [Column("input_share", "Gold span's share of the input", 5), Column("ratio", "Ratio", 1)]
+    columns += [Column("success", "Answered", 2), Column("gold_share", "Attention on the gold span", EXACT)]
+    columns += [Column("input_share", "Gold span's share of the input", EXACT), Column("ratio", "Ratio", 1)]
     columns += [Column("top_heads", "Retrieval heads (layer.head share)")]
     note = "A ratio of 1 is what even attention would give. Layers and heads count from 0."
     return [Table("attention", "Attention on the answer's place in the input", columns, rows, [note])] if rows else []

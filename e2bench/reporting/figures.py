@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import Collection
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure as Canvas
 from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from e2bench.reporting import labels
-from e2bench.reporting.table import Column, Table
+from e2bench.reporting.table import EXACT, Column, Table
 
 # Okabe and Ito's colours: told apart by colour-blind readers; markers and dashes tell them apart in black and white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
@@ -45,6 +52,13 @@ _STYLE: dict[Any, Any] = {
 }
 
 
+class Picture(NamedTuple):
+    """The PNG of a figure on a light ground and on a dark one."""
+
+    light: bytes
+    dark: bytes
+
+
 @dataclass(frozen=True)
 class Figure:
     """`name`.png and `name`.csv; the caption says what is drawn and what to see in it, and on what it was measured."""
@@ -52,7 +66,7 @@ class Figure:
     name: str
     title: str
     explanation: str
-    png: bytes
+    picture: Picture
     data: Table
 
     @property
@@ -91,17 +105,67 @@ def canvas(width: float, height: float) -> Canvas:
     return figure
 
 
-def to_png(figure: Canvas) -> bytes:
-    """The file of a figure."""
+def to_png(figure: Canvas) -> Picture:
+    """The files of a figure. It cannot be drawn on afterwards: its colours are the dark ones then."""
+    light = _png(figure)
+    figure.set_layout_engine("none")  # the layout is found, and the same for both
+    _darken(figure)
+    return Picture(light, _png(figure))
+
+
+def _png(figure: Canvas) -> bytes:
     out = io.BytesIO()
-    figure.savefig(out, format="png", metadata={"Software": None})  # the same picture gives the same bytes
+    # Without the version of matplotlib the same picture gives the same bytes.
+    figure.savefig(out, format="png", facecolor=figure.get_facecolor(), metadata={"Software": None})
     return out.getvalue()
+
+
+DARK_PAPER = "#16181b"  # as in templates/page.css
+ON_MAP = "on a map"  # gid of text whose ink depends on the colour of a map's cell: it stays as it is
+
+
+def _darken(figure: Canvas) -> None:
+    """Grey, white and black change places; colours stay, and a map in blues begins with dark instead of white."""
+    formats = [(axis, axis.get_major_formatter()) for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]
+    for artist in figure.findobj():
+        if artist.get_gid() == ON_MAP:
+            continue
+        if isinstance(artist, Text):
+            artist.set_color(_dark(artist.get_color()))
+        elif isinstance(artist, Line2D):
+            # Read before one is set: a marker's colours may be those of its line.
+            line, edge, face = artist.get_color(), artist.get_markeredgecolor(), artist.get_markerfacecolor()
+            artist.set(color=_dark(line), markeredgecolor=_dark(edge), markerfacecolor=_dark(face))
+        elif isinstance(artist, Patch):
+            artist.set_edgecolor(_dark(artist.get_edgecolor()))
+            artist.set_facecolor(_dark(artist.get_facecolor()))
+        elif isinstance(artist, Collection) and artist.get_array() is None:
+            artist.set_edgecolor([_dark(colour) for colour in artist.get_edgecolor()])
+            artist.set_facecolor([_dark(colour) for colour in artist.get_facecolor()])
+        elif isinstance(artist, AxesImage) and artist.get_cmap().name == "Blues":
+            artist.set_cmap("Blues_r")
+    for axis, form in formats:  # a new colour map takes the ones of its bar away
+        axis.set_major_formatter(form)
+
+
+def _dark(colour: Any) -> Any:
+    """A grey's counterpart on a dark ground; another colour is itself."""
+    red, green, blue, alpha = to_rgba(colour)
+    if max(red, green, blue) - min(red, green, blue) > 0.02:
+        return colour
+    low, high = to_rgba(DARK_PAPER)[:3], (0.91, 0.91, 0.91)
+    return (*(end + (start - end) * red for start, end in zip(low, high, strict=True)), alpha)
 
 
 def plain(text: str, limit: int = 60) -> str:
     """Text that the font can draw, on one line: a letter it lacks becomes `?`, a long name loses its middle."""
     text = "".join(char if ord(char) in _glyphs() else "?" for char in " ".join(text.split()))
     return text if len(text) <= limit else f"{text[: limit - 13]}…{text[-12:]}"
+
+
+def wrapped(text: str, width: int = 56, lines: int = 3) -> str:
+    """A heading on a few lines, so that the picture's edge does not cut it."""
+    return textwrap.fill(plain(text, width * lines - 12), width)
 
 
 @lru_cache(maxsize=1)
@@ -116,18 +180,44 @@ def look(at: int) -> dict[str, Any]:
     return {"color": COLOURS[at % len(COLOURS)], "marker": MARKERS[at % len(MARKERS)], "linestyle": dashes, **hollow}
 
 
+MOST_BANDS = 4  # more bands lie on each other and hide which is whose
+
+
 def draw_lines(axes: Axes, series: Sequence[Series], first: int = 0) -> None:
-    """Lines with their intervals as bands, paler the more of them lie on each other."""
-    alpha = min(0.16, max(0.05, 0.5 / max(1, len(series))))
+    """Lines with their intervals: as bands, or as bars side by side where there are many lines or one point."""
+    with_interval = [line for line in series if any(value is not None for value in line.low)]
+    as_bars = len(with_interval) > MOST_BANDS
     for at, line in enumerate(series, first):
         axes.plot(line.x, line.y, label=plain(line.label), **look(at) | ({"marker": ""} if line.is_level else {}))
         known = [n for n, value in enumerate(line.low) if value is not None and line.high[n] is not None]
-        if known:
-            low, high = ([side[n] for n in known] for side in (line.low, line.high))
-            x = [line.x[n] for n in known]
-            axes.fill_between(x, low, high, color=look(at)["color"], alpha=alpha, linewidth=0)  # type: ignore[arg-type]
+        low, high = ([side[n] for n in known] for side in (line.low, line.high))
+        x, colour = [line.x[n] for n in known], look(at)["color"]
+        if as_bars:
+            apart = 1.025 ** (with_interval.index(line) - (len(with_interval) - 1) / 2) if known else 1.0
+            x = [place * apart for place in x]  # lengths are on a logarithmic axis
+            axes.vlines(x, low, high, color=colour, alpha=0.6, linewidth=1.2)  # type: ignore[arg-type]
+        elif known:
+            axes.fill_between(x, low, high, color=colour, alpha=0.14, linewidth=0)  # type: ignore[arg-type]
             if len(known) == 1:  # a band of no width would not be seen
-                axes.vlines(x, low, high, color=look(at)["color"], alpha=0.5)  # type: ignore[arg-type]
+                axes.vlines(x, low, high, color=colour, alpha=0.5)  # type: ignore[arg-type]
+
+
+def mark_native(axes: Axes, windows: Sequence[int]) -> None:
+    """A dotted line at every native window L."""
+    for window in windows:
+        axes.axvline(window, color="#555555", linewidth=1, linestyle=":")
+        at_the_end = axes.transAxes.inverted().transform(axes.transData.transform((window, 1)))[0] > 0.8
+        axes.annotate(
+            f"L = {labels.tokens(window)}",
+            (window, 0.98),
+            xycoords=("data", "axes fraction"),
+            xytext=(-4 if at_the_end else 4, 0),
+            textcoords="offset points",
+            ha="right" if at_the_end else "left",
+            va="top",
+            fontsize=8,
+            color="#555555",
+        )
 
 
 def length_axis(axes: Axes, lengths: Sequence[float], label: str = "Evaluation window (tokens)") -> None:
@@ -175,13 +265,15 @@ def legend_below(figure: Canvas, axes: Axes, columns: int = 2) -> None:
     """One legend under the axes; none where nothing has a label."""
     handles, names = axes.get_legend_handles_labels()
     if handles:
+        inches = 0.75 + 0.075 * max(map(len, names))  # of one entry; a wider legend would be cut off
+        columns = max(1, min(columns, int(figure.get_size_inches()[0] / inches)))
         figure.legend(handles, names, loc="outside lower center", ncols=min(columns, len(handles)), handlelength=3)
 
 
 def series_table(name: str, title: str, series: Sequence[Series], x: str, y: str) -> Table:
     """The numbers of a line plot, one point a line."""
-    columns = [Column("series", "Series"), Column(x, x.title(), 0), Column(y, y.title(), 6)]
-    columns += [Column("low", "Low", 6), Column("high", "High", 6), Column("data", "Data")]
+    columns = [Column("series", "Series"), Column(x, x.title(), 0), Column(y, y.title(), EXACT)]
+    columns += [Column("low", "Low", EXACT), Column("high", "High", EXACT), Column("data", "Data")]
     rows = []
     for line in series:
         for at, (position, value) in enumerate(zip(line.x, line.y, strict=True)):

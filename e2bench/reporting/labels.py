@@ -127,24 +127,49 @@ def told_apart(runs: Sequence[Run], names: Sequence[str]) -> list[str]:
     counts = Counter(names)
     labels = []
     for run, name in zip(runs, names, strict=True):
-        if counts[name] == 1:
-            labels.append(name)
-            continue
         rivals = [other for other, other_name in zip(runs, names, strict=True) if other_name == name]
-        labels.append(f"{name} [{_difference(run, rivals)}]")
+        labels.append(name if counts[name] == 1 else f"{name} [{_difference(run, rivals)}]")
     return [
-        f"{label} [{run.name}]" if labels.count(label) > 1 else label for run, label in zip(runs, labels, strict=True)
+        f"{name} [{_folder(run, runs)}]" if labels.count(label) > 1 else label
+        for run, name, label in zip(runs, names, labels, strict=True)
     ]
 
 
+def _folder(run: Run, runs: Sequence[Run]) -> str:
+    """The folder's own name, which is the one people gave, where no other run has it; else its path."""
+    name = run.name.rpartition("/")[2]
+    return name if [other.name.rpartition("/")[2] for other in runs].count(name) == 1 else run.name
+
+
+_MOST_NAMED = 2  # settings in a label; runs that differ in more are called by their folders
+
+
 def _difference(run: Run, rivals: Sequence[Run]) -> str:
-    """`truncation = ids, dtype = float32`: the settings in which these runs clash, as this run has them."""
+    """`truncation ids, dtype float32`: the settings in which these runs clash, as this run has them.
+
+    Their folders where settings are not what people would say: lists, hashes, or more than two of them.
+    """
     settings = [_result_settings(rival) for rival in rivals]
     keys = sorted({key for each in settings for key in each} - _NOT_A_DIFFERENCE)
     clashing = [key for key in keys if len({repr(each.get(key)) for each in settings}) > 1]
+    plain = [key for key in clashing if key != "fingerprint" and all(_is_plain(each.get(key)) for each in settings)]
+    if not plain or len(plain) > _MOST_NAMED:
+        return _folder(run, rivals)
     own = _result_settings(run)
-    named = [f"{key} = {own.get(key)}" for key in clashing if len(repr(own.get(key))) <= 40]
-    return ", ".join(named[:3]) or run.name
+    return ", ".join(f"{key.replace('_', ' ')} {setting_text(own.get(key))}" for key in plain)
+
+
+def _is_plain(value: object) -> bool:
+    return value is None or (isinstance(value, str | int | float) and len(str(value)) <= 24)
+
+
+def setting_text(value: object, *, inner: bool = False) -> str:
+    """A setting as people write it: yes and no, none, lists by commas, a list inside a list by spaces."""
+    if value is None or isinstance(value, bool):
+        return "none" if value is None else "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return (" " if inner else ", ").join(setting_text(one, inner=True) for one in value) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _result_settings(run: Run) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from e2bench.errors import DataError, one_line
 from e2bench.reporting import labels
 from e2bench.reporting.figures import (
     COLOURS,
+    ON_MAP,
     Figure,
     Series,
     canvas,
@@ -33,7 +34,7 @@ from e2bench.reporting.figures import (
 )
 from e2bench.reporting.runs import Results, Run, interval, reason
 from e2bench.reporting.selection import primary
-from e2bench.reporting.table import Column, Row, Table
+from e2bench.reporting.table import EXACT, Column, Row, Table
 
 BINS = 256  # columns of an attention panel: a gold span of 34 tokens in 65,536 is then still one column wide
 Grid = dict[tuple[int, float], tuple[int, int]]  # (length, depth): (successes, trials)
@@ -62,8 +63,8 @@ def passkey(found: Results) -> list[Figure]:
         png = to_png(figure)
     title = "Passkey retrieval by length and depth"
     caption = (
-        "Share of trials in which the first integer of the answer is the key. Bands: Wilson 95 % interval. Depth 0 is "
-        "the start of the input. E²-LLM has no passkey table."
+        "Share of trials in which the first integer of the answer is the key. Bars or bands: Wilson 95 % "
+        "interval. Depth 0 is the start of the input. E²-LLM has no passkey table."
     )
     data = [row for run, name, grid in zip(runs, names, grids, strict=True) for row in _passkey_rows(run, name, grid)]
     return [Figure("passkey", title, caption, png, Table("passkey", title, _PASSKEY_COLUMNS, data))]
@@ -128,7 +129,7 @@ def _passkey_map(axes: Axes, grid: Grid, name: str) -> None:
             if np.isfinite(value):
                 shown = f"{value:.2f}".rstrip("0").rstrip(".")
                 ink = "white" if value < 0.55 else "black"
-                axes.text(column, row, shown, ha="center", va="center", fontsize=6.5, color=ink)
+                axes.text(column, row, shown, ha="center", va="center", fontsize=6.5, color=ink, gid=ON_MAP)
 
 
 def _passkey_rows(run: Run, name: str, grid: Grid) -> list[Row]:
@@ -149,13 +150,13 @@ def _passkey_rows(run: Run, name: str, grid: Grid) -> list[Row]:
 
 def figure_6(found: Results) -> list[Figure]:
     """Attention of every generated token over the input, one panel a length, the gold span marked."""
-    figures: list[Figure] = []
-    for run in found.of("attention"):
-        panels = _attention_panels(run, found)
-        if panels:
-            name = "figure6" if not figures else f"figure6-{len(figures) + 1}"
-            figures.append(_attention_figure(name, run, panels))
-    return figures
+    drawn = [(run, panels) for run in found.of("attention") if (panels := _attention_panels(run, found))]
+    runs = [run for run, _ in drawn]
+    names = labels.told_apart(runs, [labels.legend(run) for run in runs])
+    return [
+        _attention_figure("figure6" if not at else f"figure6-{at + 1}", run, panels, label)
+        for at, ((run, panels), label) in enumerate(zip(drawn, names, strict=True))
+    ]
 
 
 def _attention_panels(run: Run, found: Results) -> list[tuple[dict[str, Any], NDArray[np.float32]]]:
@@ -197,7 +198,9 @@ def pooled(rows: NDArray[np.float32], bins: int = BINS) -> NDArray[np.float32]:
     return np.maximum.reduceat(rows, starts, axis=1)
 
 
-def _attention_figure(name: str, run: Run, panels: Sequence[tuple[dict[str, Any], NDArray[np.float32]]]) -> Figure:
+def _attention_figure(
+    name: str, run: Run, panels: Sequence[tuple[dict[str, Any], NDArray[np.float32]]], label: str
+) -> Figure:
     maps = [pooled(rows) for _, rows in panels]
     heights = [0.75 + 0.05 * len(values) for values in maps]
     # The first tokens are attention sinks: they would take the whole range of colours.
@@ -213,11 +216,12 @@ def _attention_figure(name: str, run: Run, panels: Sequence[tuple[dict[str, Any]
         bar.set_label("Attention of a generated token (largest in each column's inputs)")
         bar.ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         png = to_png(figure)
-    title = f"Figure 6. Attention of the answer over the input: {labels.legend(run)}"
+    title = f"Figure 6. Attention of the answer over the input: {label}"
     line = panels[0][0]
     caption = (
-        f"Rows: generated tokens; columns: input tokens, {BINS} at most, each the largest value of its tokens. Red: "
-        f"the gold span. Layers {line.get('layers')}, heads {line.get('heads')}, reduction {line.get('reduction')}."
+        f"Rows: generated tokens; columns: input tokens, {BINS} at most, each the largest value of its tokens. Orange "
+        f"frame and triangle: the gold span. Layers {line.get('layers')}, heads {line.get('heads')}, reduction "
+        f"{line.get('reduction')}."
     )
     return Figure(name, title, caption, png, _attention_table(name, title, run, panels, maps))
 
@@ -259,7 +263,7 @@ def _attention_table(
 ) -> Table:
     """One line a generated token: its share on the gold span, and the columns as drawn."""
     columns = [Column("run"), *(Column(key, "", 0) for key in ("length", "tokens", "gold_first", "gold_last", "row"))]
-    columns += [Column("token"), Column("gold_share", "", 6), Column("data")]
+    columns += [Column("token"), Column("gold_share", "", EXACT), Column("data")]
     columns += [Column(f"bin{at}", "", 5) for at in range(max(values.shape[1] for values in maps))]
     data: list[Row] = []
     for (line, rows), values in zip(panels, maps, strict=True):

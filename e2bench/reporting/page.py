@@ -1,58 +1,101 @@
-"""`index.html`: one page that needs no network and opens from disk.
+"""`index.html`: the page. Needs no network and opens from disk, its pictures and samples in files beside it.
 
-Two walls stand between a model's output and the reader's browser: Jinja2 escapes every value, and the examples are JSON
+Two walls stand between a model's output and the reader's browser: Jinja2 escapes every value, and the samples are JSON
 that the page's one script writes through textContent alone. A third, the content security policy, lets nothing run but
-that script, known by its hash.
+that script, known by its hash, and the files of samples that it loads.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import json
+import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from importlib import resources
-from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
-from jinja2 import DictLoader, Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from e2bench import __version__
-from e2bench.reporting import examples, labels
+from e2bench.reporting import labels
 from e2bench.reporting.figures import Figure
 from e2bench.reporting.runs import Results, Run, number
+from e2bench.reporting.samples import Summary, to_json
+from e2bench.reporting.settings import Settings
 from e2bench.reporting.table import Column, Table
 from e2bench.runs.manifest import now
 
+CLAIMS = "claims"  # the table of this name stands first, in a part of its own
 
-def render(found: Results, tables: Sequence[Table], details: Sequence[Table], figures: Sequence[Figure]) -> str:
-    """The page. Collects the examples first: what cannot be read of them becomes a warning on the page, too."""
-    gathered = examples.collect(found)
-    style, script = _template("page.css"), _template("page.js")
-    environment = Environment(
-        loader=DictLoader({"page.html": _template("page.html")}),
+
+@dataclass(frozen=True)
+class Content:
+    """What a report shows, but for the samples. details: what stands behind the tables; runs: of `overview`."""
+
+    tables: Sequence[Table]
+    details: Sequence[Table]
+    figures: Sequence[Figure]
+    runs: Sequence[dict[str, Any]]
+    settings: Sequence[Settings]
+
+    @property
+    def claims(self) -> list[Table]:
+        """The summary of verdicts, where there is one."""
+        return [table for table in self.tables if table.name == CLAIMS]
+
+    @property
+    def results(self) -> list[Table]:
+        """The tables that are none of claims."""
+        return [table for table in self.tables if table.name != CLAIMS]
+
+
+def sections(content: Content) -> tuple[Markup, Markup]:
+    """The parts before and behind the samples. What a damaged run holds breaks here, if it breaks the page."""
+    made = (
+        _environment()
+        .get_template("sections.html")
+        .render(content=content, number=number, shown=_shown, key_of=_key_of, size=_size)
+    )
+    before, _, behind = made.partition("<!-- overview -->")
+    return Markup(before), Markup(behind)
+
+
+def render(
+    content: Content, parts: tuple[Markup, Markup], samples: Summary, warnings: Sequence[str], *, live: bool
+) -> str:
+    """The page around its `sections`. live: it asks its server for a newer one."""
+    style, script = _template("page.css"), "\n".join(map(_template, ("page.js", "samples.js")))
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            policy=_policy(style, script),
+            style=Markup(style),
+            script=Markup(script),
+            version=__version__,
+            written=now(),
+            warnings=warnings,
+            content=content,
+            sections=parts[0],
+            overview=parts[1],
+            samples=samples,
+            live=live,
+            data=Markup(to_json({"live": live, "runs": samples.runs})),
+        )
+    )
+
+
+def _environment() -> Environment:
+    return Environment(
+        loader=FunctionLoader(_template),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-    )
-    return environment.get_template("page.html").render(
-        policy=_policy(style, script),
-        style=Markup(style),
-        script=Markup(script),
-        version=__version__,
-        written=now(),
-        warnings=found.warnings,
-        runs=[_run(run) for run in found.runs],
-        tables=tables,
-        details=details,
-        figures=[(figure, _data_url(figure.png)) for figure in figures],
-        examples=gathered,
-        data=Markup(examples.to_json(gathered)),
-        number=number,
-        shown=_shown,
     )
 
 
@@ -62,15 +105,31 @@ def _shown(table: Table) -> list[Column]:
     return [column for column in table.shown if column.key not in ("run", "data") or not with_model]
 
 
+def _key_of(columns: Sequence[Column]) -> str:
+    """The column that stays in sight when a wide table is moved: what names the row."""
+    keys = [column.key for column in columns]
+    return next((key for key in ("model", "method") if key in keys), keys[0] if keys else "")
+
+
+def _size(figure: Figure) -> Markup:
+    """Width and height of the picture, so that the page does not jump when it is loaded."""
+    width, height = struct.unpack(">II", figure.picture.light[16:24])  # PNG's first chunk
+    return Markup(f'width="{width}" height="{height}"')
+
+
+@cache
 def _template(name: str) -> str:
     return (resources.files("e2bench.reporting") / "templates" / name).read_text("utf-8")
 
 
 def _policy(style: str, script: str) -> str:
-    """Nothing from anywhere, but this style, this script and embedded pictures."""
+    """Nothing from anywhere, but this style, this script, what this script loads, and pictures beside the page.
+
+    Browsers differ in what 'self' means for a page on a disk: `file:` says it, and is nothing to a page on a server.
+    """
     return (
-        f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; script-src {_hash(script)} 'strict-dynamic'; style-src {_hash(style)}; "
+        "img-src 'self' file: data:; base-uri 'none'; form-action 'none'"
     )
 
 
@@ -78,8 +137,9 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _data_url(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+def overview(found: Results) -> list[dict[str, Any]]:
+    """A row of the list of runs for each of them."""
+    return [_run(run) for run in found.runs]
 
 
 def _run(run: Run) -> dict[str, Any]:
@@ -99,7 +159,6 @@ def _run(run: Run) -> dict[str, Any]:
         "minutes": _minutes(run),
         "data": labels.data(run),
         "complete": run.complete,
-        "record": json.dumps(_record(run), ensure_ascii=False, indent=1),
     }
 
 
@@ -109,21 +168,3 @@ def _minutes(run: Run) -> str:
         return f"{(ended - started).total_seconds() / 60:.1f}"
     except (ValueError, TypeError):
         return ""
-
-
-def _record(run: Run) -> Any:
-    """run.json without what is long (the inverse frequencies) and without where things lay on the machine."""
-    kept = {key: value for key, value in run.manifest.items() if key != "rope"}
-    kept["model"] = {key: value for key, value in run.part("model").items() if key != "path"}
-    kept["rope"] = {key: value for key, value in run.part("rope").items() if key != "inv_freq"}
-    return _without_folders(kept)
-
-
-def _without_folders(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_folders(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_folders(item) for item in value]
-    if isinstance(value, str) and (PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute()):
-        return PureWindowsPath(value).name or value
-    return value

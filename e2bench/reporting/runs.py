@@ -18,7 +18,7 @@ from e2bench.errors import DataError, E2BenchError, one_line
 from e2bench.experiments.base import EXPERIMENTS, Experiment, experiment
 from e2bench.experiments.stored import current_scores, layout_of
 from e2bench.files import read_json
-from e2bench.runs.lines import RUN, SCORES, read_run, stored_rows
+from e2bench.runs.lines import RUN, SCORES, names_of, read_run, stored_rows
 
 MARKER = "report.json"
 E2_CONFIG, PROFILE = "e2_config.json", "profile.json"
@@ -67,6 +67,10 @@ class Run:
     def complete(self) -> bool:
         """False while `ended` is null; folders in a benchmark's own layout do not say, and count as complete."""
         return not self.manifest or self.manifest.get("ended") is not None
+
+    def files(self) -> list[str]:
+        """Names of the files of lines that the run's last call asked for."""
+        return names_of(self.folder)
 
     def lines(self, name: str) -> list[dict[str, Any]]:
         """The finished pieces of work in `NAME.jsonl`, of all processes.
@@ -128,6 +132,8 @@ def _folders(results: Path) -> Iterator[tuple[Path, list[str], bool]]:
         folder = Path(path)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         names = sorted(name for name in files if not name.startswith("."))
+        if MARKER in names:
+            folders[:] = [name for name in folders if not _of_report(folder, name)]
         if "train.jsonl" in names or E2_CONFIG in names:
             trainings.append(folder)
         yield folder, names, any(folder.is_relative_to(training) for training in trainings)
@@ -257,6 +263,11 @@ def _foreign(folder: Path, names: list[str], *, is_run: bool) -> list[str]:
     known = {*_OURS, *report_files(folder), "result.json", "lm-eval.json"}  # of LongBench's scorer and of lm-eval
     known_suffixes = _OURS_SUFFIXES if is_run else _OURS_SUFFIXES - {".jsonl", ".npz"}
     return [name for name in names if name not in known and Path(name).suffix.lower() not in known_suffixes]
+
+
+def _of_report(folder: Path, name: str) -> bool:
+    """Whether a folder beside a report's marker holds the report's own files."""
+    return any(file.startswith(f"{name}/") for file in report_files(folder))
 
 
 def report_files(folder: Path) -> list[str]:

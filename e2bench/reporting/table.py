@@ -11,16 +11,21 @@ from typing import Any
 
 from e2bench.errors import printable
 
+EXACT = 6  # decimals of a number that stands unrounded: more than any interval is wide; zeros at its end are left out
 Row = dict[str, Any]  # column key: value; "source" is "paper" or "measured"; "intervals": {key: (low, high)}
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of numbers where `decimals` is given, of text where it is None. `key` heads it in the CSV."""
+    """A column of numbers where `decimals` is given, of text where it is None. `key` heads it in the CSV.
+
+    best: `max` or `min`, where one end of the column is the better one.
+    """
 
     key: str
     label: str = ""
     decimals: int | None = None
+    best: str = ""
 
     @property
     def heading(self) -> str:
@@ -33,8 +38,12 @@ class Column:
             return ""
         if self.decimals is None or not isinstance(value, (int, float)):
             return str(value)
-        # A perplexity of 10^5 has no meaningful decimals, and would tear the column apart.
-        return f"{value:.{self.decimals}f}" if abs(value) < 1e5 else f"{value:.3g}"
+        if abs(value) >= 1e5:  # a perplexity of 10^5 has no meaningful decimals, and would tear the column apart
+            return f"{value:.3g}"
+        if self.decimals < EXACT:
+            return f"{value:.{self.decimals}f}"
+        shown = f"{value:.{self.decimals}f}".rstrip("0").rstrip(".")
+        return shown if value == 0 or shown.strip("-") != "0" else f"{value:.3g}"
 
 
 @dataclass
@@ -56,6 +65,26 @@ class Table:
     def shown(self) -> list[Column]:
         """Columns with anything in them; CSV keeps the others too."""
         return [column for column in self.columns if any(column.text(row.get(column.key)) for row in self.rows)]
+
+    def best(self) -> set[tuple[int, str]]:
+        """(row, column key) of the best measured number of each column, as shown, where there are two to choose from.
+
+        Only rows measured on the same data are compared, and every row that shows the best number has it.
+        """
+        groups: dict[object, list[int]] = {}
+        for at, row in enumerate(self.rows):
+            if row.get("source") == "measured":
+                groups.setdefault(row.get("data"), []).append(at)
+        found: set[tuple[int, str]] = set()
+        for column in (column for column in self.columns if column.best):
+            choose = max if column.best == "max" else min
+            for members in groups.values():
+                values = {at: self.rows[at].get(column.key) for at in members}
+                numbers = {at: value for at, value in values.items() if isinstance(value, int | float)}
+                if len(numbers) > 1:
+                    top = column.text(choose(numbers.values()))
+                    found |= {(at, column.key) for at, value in numbers.items() if column.text(value) == top}
+        return found
 
 
 def to_csv(table: Table) -> str:

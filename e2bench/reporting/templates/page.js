@@ -1,5 +1,5 @@
 "use strict";
-// Predictions are untrusted: they reach the page through textContent only, never as markup.
+// Whatever comes from runs is untrusted: it reaches the page through textContent only, never as markup.
 
 function sortBy(table, column) {
   const heads = [...table.tHead.rows[0].cells];
@@ -31,6 +31,34 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
+for (const input of document.querySelectorAll("[data-rows-of]")) {
+  const rows = [...document.getElementById(input.dataset.rowsOf).tBodies[0].rows];
+  input.addEventListener("input", () => {
+    const wanted = input.value.trim().toLowerCase().split(/\s+/);
+    let shown = 0;
+    for (const row of rows) {
+      const text = row.textContent.toLowerCase();
+      row.hidden = !wanted.every((word) => text.includes(word));
+      shown += !row.hidden;
+    }
+    input.nextElementSibling.textContent = shown === rows.length ? "" : `${shown} of ${rows.length}`;
+  });
+}
+
+const contents = document.getElementById("contents");
+const isWide = window.matchMedia("(min-width: 1180px)");
+const fold = () => { contents.open = isWide.matches; };
+isWide.addEventListener("change", fold);
+fold();
+contents.addEventListener("click", (event) => { if (event.target.closest("a")) fold(); });
+
+function reveal() {  // a link into something folded unfolds it
+  const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  if (target instanceof HTMLDetailsElement) target.open = true;
+}
+window.addEventListener("hashchange", reveal);
+reveal();
+
 function element(tag, className, text) {
   const made = document.createElement(tag);
   if (className) made.className = className;
@@ -38,137 +66,53 @@ function element(tag, className, text) {
   return made;
 }
 
-class Browser {
-  constructor(data) {
-    this.runs = data.runs;
-    this.tasks = data.tasks;
-    this.rows = data.rows.map((values) => Object.fromEntries(data.fields.map((name, at) => [name, values[at]])));
-    this.height = 48;  // of an item, as in the style
-    this.found = [];
-    this.chosen = 0;
-    for (const name of ["list", "spacer", "window", "detail", "count"]) this[name] = document.getElementById(name);
-    this.controls = {};
-    for (const name of ["run", "task", "score", "order", "text"]) {
-      this.controls[name] = document.getElementById(`by-${name}`);
-    }
-    this.fill(this.controls.run, this.runs);
-    this.fill(this.controls.task, this.tasks);
-    this.listen();
-    this.filter();
-  }
+// Files beside the page are scripts that call this function: a page that was opened from a disk may not fetch.
+const KEPT = 80;  // files of texts that stay in memory
+const loaded = new Map();
+const waiting = new Map();
 
-  fill(select, names) {
-    const used = new Set(this.rows.map((row) => row[select === this.controls.run ? "run" : "task"]));
-    names.forEach((name, at) => {
-      if (!used.has(at)) return;
-      const option = element("option", "", name);
-      option.value = at;
-      select.append(option);
-    });
-  }
-
-  listen() {
-    document.getElementById("filters").addEventListener("submit", (event) => event.preventDefault());
-    for (const name of ["run", "task", "score", "order"]) {
-      this.controls[name].addEventListener("change", () => this.filter());
-    }
-    let waiting = 0;
-    this.controls.text.addEventListener("input", () => {
-      clearTimeout(waiting);
-      waiting = setTimeout(() => this.filter(), 120);
-    });
-    this.list.addEventListener("scroll", () => this.draw(), { passive: true });
-    this.list.addEventListener("click", (event) => {
-      const item = event.target.closest(".item");
-      if (item) this.choose(Number(item.dataset.at));
-    });
-    this.list.addEventListener("keydown", (event) => {
-      const page = Math.max(1, Math.floor(this.list.clientHeight / this.height) - 1);
-      const moves = { ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page, Home: -Infinity, End: Infinity };
-      if (!(event.key in moves)) return;
-      event.preventDefault();
-      this.choose(this.chosen + moves[event.key]);
-    });
-    window.addEventListener("resize", () => this.draw());
-  }
-
-  filter() {
-    const { run, task, score, order, text } = this.controls;
-    const [low, high] = score.value.split(",").map(Number);
-    const wanted = text.value.trim().toLowerCase();
-    this.found = this.rows.filter((row) => {
-      if (run.value !== "" && row.run !== Number(run.value)) return false;
-      if (task.value !== "" && row.task !== Number(task.value)) return false;
-      if (score.value === "none" && row.score !== null) return false;
-      if (score.value !== "" && score.value !== "none" && !(row.score !== null && row.score >= low && row.score <= high)) return false;
-      return wanted === "" || this.text(row).includes(wanted);
-    });
-    const by = { up: (row) => row.score ?? -1, down: (row) => -(row.score ?? -1), long: (row) => -(row.prompt_tokens ?? 0) }[order.value];
-    if (by) this.found.sort((a, b) => by(a) - by(b));
-    this.count.textContent = `${this.found.length.toLocaleString("en")} of ${this.rows.length.toLocaleString("en")} examples.`;
-    this.spacer.style.height = `${this.found.length * this.height}px`;
-    this.list.scrollTop = 0;
-    this.choose(0);
-  }
-
-  text(row) {
-    row.lower ??= [row.id, row.prediction, ...row.references, row.head, row.tail].join("\n").toLowerCase();
-    return row.lower;
-  }
-
-  choose(at) {
-    this.chosen = Math.min(Math.max(at, 0), this.found.length - 1);
-    const top = this.chosen * this.height;
-    if (top < this.list.scrollTop) this.list.scrollTop = top;
-    const bottom = top + this.height - this.list.clientHeight;
-    if (bottom > this.list.scrollTop) this.list.scrollTop = bottom;
-    this.draw();
-    this.show(this.found[this.chosen]);
-  }
-
-  draw() {  // only the items in sight exist: 4,750 or 47,500 cost the same
-    const first = Math.max(0, Math.floor(this.list.scrollTop / this.height) - 4);
-    const last = Math.min(this.found.length, first + Math.ceil(this.list.clientHeight / this.height) + 9);
-    this.window.style.transform = `translateY(${first * this.height}px)`;
-    this.window.replaceChildren(...this.found.slice(first, last).map((row, at) => this.item(row, first + at)));
-    if (this.found.length) this.list.setAttribute("aria-activedescendant", `item-${this.chosen}`);
-    else this.list.removeAttribute("aria-activedescendant");
-  }
-
-  item(row, at) {
-    const item = element("div", "item");
-    item.id = `item-${at}`;
-    item.dataset.at = at;
-    item.setAttribute("role", "option");
-    item.setAttribute("aria-selected", at === this.chosen);
-    item.setAttribute("aria-posinset", at + 1);
-    item.setAttribute("aria-setsize", this.found.length);
-    const line = element("div");
-    line.append(element("span", "score", row.score === null ? "–" : row.score.toFixed(1)));
-    line.append(element("span", "", this.tasks[row.task]), element("span", "where", ` · ${this.runs[row.run]}`));
-    item.append(line, element("div", "where", row.prediction.trim().slice(0, 160).replace(/\s+/g, " ") || "(empty or white space)"));
-    return item;
-  }
-
-  show(row) {
-    if (!row) {
-      this.detail.replaceChildren(element("p", "facts", "No example fits these filters."));
-      return;
-    }
-    const facts = [["id", row.id], ["score", row.score === null ? "none" : row.score.toFixed(2)]];
-    facts.push(["prompt tokens", row.prompt_tokens], ["kept", row.kept_tokens], ["generated", row.new_tokens], ["ended by", row.finish]);
-    const known = facts.filter(([, value]) => value !== null && value !== undefined).map(([name, value]) => `${name} ${value}`);
-    const parts = [element("h3", "", `${this.tasks[row.task]} · ${this.runs[row.run]}`), element("p", "facts", known.join(" · "))];
-    const block = (heading, text, className) => parts.push(element("h3", "", heading), element("pre", className, text));
-    block("Prediction", row.prediction || "(empty)", "prediction");
-    row.references.forEach((text, at) => block(row.references.length > 1 ? `Reference ${at + 1}` : "Reference", text));
-    if (row.head) block("Beginning of the text that was fed", row.head);
-    if (row.tail) block("End of the text that was fed", row.tail);
-    this.detail.replaceChildren(...parts);
-    this.detail.scrollTop = 0;
-  }
+function e2benchLoad(key, value) {
+  const asked = waiting.get(String(key));
+  if (!asked) return;
+  waiting.delete(String(key));
+  asked.give(value);
 }
 
-if (document.getElementById("examples")) {
-  new Browser(JSON.parse(document.getElementById("data").textContent));
+function load(key, address = `samples/${key}.js`) {
+  key = String(key);
+  if (loaded.has(key)) return loaded.get(key);
+  const made = new Promise((give, fail) => {
+    const script = document.createElement("script");
+    const lost = () => { waiting.delete(key); loaded.delete(key); fail(new Error(`${address} cannot be read`)); };
+    waiting.set(key, { give });
+    script.onerror = lost;
+    script.onload = () => { script.remove(); if (waiting.has(key)) lost(); };
+    script.src = address;
+    document.head.append(script);
+  });
+  loaded.set(key, made);
+  if (loaded.size > KEPT) loaded.delete(loaded.keys().next().value);
+  return made;
+}
+
+const page = JSON.parse(document.getElementById("data").textContent);
+
+if (page.live) {  // `e2bench view`: each state of the runs has an address of its own
+  const here = location.pathname.split("/")[1];
+  const place = sessionStorage.getItem("place");
+  if (place) window.scrollTo(0, Number(place));
+  sessionStorage.removeItem("place");
+  setInterval(async () => {
+    loaded.delete("version");
+    const live = document.getElementById("live");
+    try {
+      const version = await load("version", `/version.js?${Date.now()}`);
+      live.textContent = "follows the runs";
+      if (version === here) return;
+      sessionStorage.setItem("place", window.scrollY);
+      location.replace(`/${encodeURIComponent(version)}/index.html${location.hash}`);
+    } catch {
+      live.textContent = "e2bench view has ended: this is its last state";
+    }
+  }, 3000);
 }
