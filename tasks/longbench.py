@@ -150,7 +150,7 @@ SELECTIONS = {
 def select(names: str) -> list[Task]:
     """Tasks of a comma-separated list of names and of `all`, `en`, `zh`, `code`, `e` (LongBench-E); none twice."""
     wanted: set[str] = set()
-    for name in filter(None, (part.strip() for part in names.split(","))):
+    for name in filter(None, (part.strip().lower() for part in names.split(","))):
         if name not in SELECTIONS and name not in BY_NAME:
             raise UnknownName("task", name, [*SELECTIONS, *BY_NAME])
         wanted.update(SELECTIONS.get(name, [name]))

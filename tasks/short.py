@@ -181,8 +181,8 @@ def select(names: str | None) -> list[ShortTask]:
     """Tasks of a comma-separated list of our, the files' or lm-eval's names, in table order; None: all of them."""
     if names is None:
         return list(SHORT)
-    known = {alias: task for task in SHORT for alias in (task.lm_eval, task.file, task.name) if alias}
-    wanted = [part.strip() for part in names.split(",") if part.strip()]
+    known = {alias.lower(): task for task in SHORT for alias in (task.lm_eval, task.file, task.name) if alias}
+    wanted = [part.strip().lower() for part in names.split(",") if part.strip()]
     for name in wanted:
         if name not in known:
             raise UnknownName("task", name, [task.name for task in SHORT])

@@ -8,15 +8,17 @@ from typing import Annotated
 import typer
 
 from e2bench import __version__
+from e2bench.cli.help import Command, Group
 from e2bench.cli.options import command_of, with_common
 from e2bench.experiments.base import EXPERIMENTS, experiment
 from e2bench.experiments.options import Common
+from e2bench.terminal import say
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    cls=Group,
     help="Extend the window of a rotary-position language model, and measure what that gave. "
     "Start with `e2bench quickstart`.",
 )
@@ -31,13 +33,14 @@ def _root(version: Annotated[bool, Flag("--version", help="Print the version and
 
 
 for _name in EXPERIMENTS:
-    app.command(_name)(command_of(experiment(_name)))
+    app.command(_name, cls=Command)(command_of(experiment(_name)))
 
 
-@app.command()
+@app.command(cls=Command)
 def score(
     folder: Annotated[Path, typer.Argument(help="A run's folder, or one of LongBench prediction files.")],
     json: Annotated[bool, Flag("--json", help="Print JSON and write nothing.")] = False,
+    out: Annotated[Path | None, Flag("--out", "-o", help="Folder of scores.json. Default: the run's.")] = None,
     rouge_score: Annotated[
         bool, Flag("--rouge-score", help="Google's rougeL beside the summaries' scores (slow).")
     ] = False,
@@ -45,12 +48,12 @@ def score(
     """Score stored predictions; no model is loaded."""
     from e2bench.cli.score import run
 
-    run(folder, as_json=json, rouge_score=rouge_score)
+    run(folder, as_json=json, rouge_score=rouge_score, out=out)
 
 
-@app.command()
+@app.command(cls=Command)
 def report(
-    results: Annotated[Path, typer.Argument(help="A run, or a folder of runs.")],
+    results: Annotated[list[Path], typer.Argument(help="Runs, or folders of runs; several become one report.")],
     out: Annotated[Path, Flag("--out", "-o", help="Folder of tables, figures and index.html.")] = Path("report"),
 ) -> None:
     """Every table and figure for which runs exist, and one HTML page."""
@@ -59,11 +62,12 @@ def report(
     paths = write_report(results, out)
     typer.echo(f"{len(paths)} files in {out}")
     for path in paths:
-        if path.suffix in (".csv", ".png", ".html"):
+        if path.suffix in (".csv", ".png", ".html") and not path.stem.endswith("-dark"):
             typer.echo(f"  {path}")
+    say(f"next: open {out / 'index.html'} in a browser")
 
 
-@app.command()
+@app.command(cls=Command)
 def view(
     results: Annotated[list[Path], typer.Argument(help="Runs, or folders of runs; they may still be running.")],
     port: Annotated[int, Flag("--port", help="Of this machine; 0 takes a free one.", min=0, max=65535)] = 8642,
@@ -74,7 +78,7 @@ def view(
     serve(results, port)
 
 
-@app.command()
+@app.command(cls=Command)
 @with_common
 def quickstart(common: Common) -> None:
     """The whole bench in miniature on the embedded model, offline, ending in a report."""
@@ -83,7 +87,7 @@ def quickstart(common: Common) -> None:
     run(common)
 
 
-@app.command()
+@app.command(cls=Command)
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of one that comes with e2bench.")],
     settings: Annotated[list[str] | None, typer.Argument(help="key=value: settings that replace the recipe's.")] = None,
@@ -100,19 +104,25 @@ def train(
     run(recipe, settings or [], dry_run=dry_run, profile=profile, out=out, fresh=fresh)
 
 
-@app.command()
-def data(name: Annotated[str, typer.Argument(help="longbench, proof-pile, …: a wrong name lists them.")]) -> None:
+@app.command(cls=Command)
+def data(
+    name: Annotated[str | None, typer.Argument(help="A data set. Without one: the list of them, with sizes.")] = None,
+) -> None:
     """Fetch a public data set into the cache, verified."""
-    from e2bench.data.fetch import fetch, fetch_beside
-    from e2bench.tasks.corpora import find
+    from e2bench.cli.data import run
 
-    archive = find(name)
-    typer.echo(fetch(archive))
-    if archive.beside:
-        typer.echo(fetch_beside(archive))
+    run(name)
 
 
-@app.command()
+@app.command(cls=Command)
+def tasks(json: Annotated[bool, Flag("--json", help="As JSON.")] = False) -> None:
+    """Every task: its experiment, name, metric, language, samples and answer budget."""
+    from e2bench.cli.tasks import run
+
+    run(as_json=json)
+
+
+@app.command(cls=Command)
 @with_common
 def export(common: Common) -> None:
     """A plain Hugging Face checkpoint with the scale in its config, for any server."""
@@ -121,7 +131,7 @@ def export(common: Common) -> None:
     run(common)
 
 
-@app.command()
+@app.command(cls=Command)
 @with_common
 def doctor(
     common: Common,
@@ -135,7 +145,7 @@ def doctor(
     run(common, data=data, as_json=json)
 
 
-@app.command("serve-command")
+@app.command("serve-command", cls=Command)
 @with_common
 def serve_command(
     common: Common,
@@ -153,7 +163,7 @@ def serve_command(
     run(**arguments)
 
 
-@app.command()
+@app.command(cls=Command)
 def models(json: Annotated[bool, Flag("--json", help="As JSON.")] = False) -> None:
     """The presets: every system in the paper's tables, by name."""
     from e2bench.cli.models import run
@@ -161,7 +171,7 @@ def models(json: Annotated[bool, Flag("--json", help="As JSON.")] = False) -> No
     run(as_json=json)
 
 
-@app.command()
+@app.command(cls=Command)
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run folders; each is compared with the first.")],
     tasks: Annotated[str | None, Flag(help="Only these, separated by commas.")] = None,

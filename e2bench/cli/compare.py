@@ -11,7 +11,7 @@ from e2bench.experiments.compare import compare
 from e2bench.runs.folder import words
 
 SHOWN_CHARS = 40
-NUMBERS = ("first", "second", "difference", "95 % interval")  # a narrow terminal folds other columns
+NUMBERS = ("A", "B", "B − A", "95 % interval")  # a narrow terminal folds other columns
 
 
 def run(runs: list[Path], *, tasks: str | None, allow: str | None, as_json: bool) -> None:
@@ -37,9 +37,9 @@ def _show(result: dict[str, Any]) -> None:
     from rich.table import Table
 
     console = Console()
-    title = f"{result['second']} less {result['first']}, {result['unit']}"
-    table = Table(title=escape(printable(title)), title_justify="left")
-    columns = ("task", "n", "first", "second", "difference", "95 % interval", "better / worse")
+    title = f"A: {result['first']}\nB: {result['second']}\nin {result['unit']}, over the same samples"
+    table = Table(title="\n".join(escape(printable(line)) for line in title.split("\n")), title_justify="left")
+    columns = ("task", "samples", "A", "B", "B − A", "95 % interval", "B higher / lower")
     for at, column in enumerate(columns):
         table.add_column(column, justify="right" if at else "left", overflow="fold", no_wrap=column in NUMBERS)
     for name, row in result["tasks"].items():
@@ -55,13 +55,17 @@ def _show(result: dict[str, Any]) -> None:
         )
     console.print(table)
     for name, (first, second) in result["differing"].items():
-        console.print(f"asked otherwise: {name} = {words(first)} in the first, {words(second)} in the second")
-    console.print("* the interval does not hold 0. better / worse: samples with more, with less", style="dim")
+        console.print(f"asked otherwise: {name} = {words(first)} in A, {words(second)} in B")
+    console.print(
+        "* A and B differ by more than the choice of samples explains: the 95 % interval of B − A does not contain 0. "
+        "Without a star these samples do not tell them apart.",
+        style="dim",
+    )
     if not result["largest"]:
         console.print("no sample changed")
         return
     largest = Table(title="largest changes", title_justify="left")
-    for column in ("task", "sample", "first", "second", "reference", "prediction before", "after"):
+    for column in ("task", "sample", "A", "B", "reference", "answer of A", "answer of B"):
         largest.add_column(column, overflow="fold")
     for change in result["largest"]:
         texts = (change["id"], change["reference"], *change["predictions"])

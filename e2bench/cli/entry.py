@@ -17,11 +17,16 @@ def main() -> None:
     """Run the command line; exit 0 done, 2 the user's mistake, 1 our failure, 130 interrupted."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     _open_closed_streams()
+    if not sys.stderr.isatty():  # a log file or a job's output: lines, and no bars of the libraries
+        for name in ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS"):
+            os.environ.setdefault(name, "1")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a table with a dash must not end a run under an ASCII locale
             stream.reconfigure(errors="backslashreplace")
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
+    if "--version" in sys.argv[1:]:  # of any command
+        sys.argv[1:] = ["--version"]
     try:
         code = app(standalone_mode=False)
         if code == 130:  # typer takes the interrupt for itself and says nothing

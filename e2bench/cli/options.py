@@ -57,11 +57,16 @@ def with_settings(command: Callable[..., None], classes: Iterable[type[Settings]
 def command_of(experiment: type[Experiment]) -> Callable[..., None]:
     """The command that runs an experiment and prints its scores."""
 
-    def run(settings: Experiment, common: Common) -> None:
+    def run(
+        settings: Experiment,
+        common: Common,
+        *,
+        json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON instead of a table.")] = False,
+    ) -> None:
         from e2bench.cli.score import show_run
         from e2bench.experiments.run import run_experiment
 
-        show_run(run_experiment(settings, common))
+        show_run(run_experiment(settings, common), as_json=json)
 
     run.__doc__ = experiment.about
     return with_settings(run, [experiment, Common])

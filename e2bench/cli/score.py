@@ -9,20 +9,27 @@ from typing import Any
 from e2bench.errors import DataError, printable
 from e2bench.experiments.provenance import data_label, shortfall
 from e2bench.experiments.stored import experiment_of, score_folder, write_scores
-from e2bench.files import read_json
+from e2bench.files import make_folder, read_json
 from e2bench.runs.lines import RUN, SCORES, read_run
 from e2bench.scoring.averages import SCHEMES
 
 
-def run(folder: Path, *, as_json: bool, rouge_score: bool) -> None:
-    """Score a folder; print JSON and write nothing, or write scores.json and print a table."""
+def run(folder: Path, *, as_json: bool, rouge_score: bool, out: Path | None = None) -> None:
+    """Score a folder; print JSON and write nothing, or write scores.json (into `out` where given) and print a table."""
     _refuse_several(folder)
     scores = score_folder(folder, rouge_score=rouge_score)
     if as_json:
-        print(json.dumps({"tasks": scores.get("tasks", {}), "averages": scores.get("averages", {})}))
+        print_json(folder, scores)
         return
-    write_scores(folder, scores)
-    show(folder, scores)
+    if out is not None:
+        make_folder(out)
+    show(folder, scores, write_scores(out or folder, scores))
+
+
+def print_json(folder: Path, scores: dict[str, Any]) -> None:
+    """Scores by task with their averages, or the cells of an experiment that has lengths; unrounded."""
+    names = [experiment_of(folder).cells] if experiment_of(folder).cells else ["tasks", "averages"]
+    print(json.dumps({name: scores.get(name, {}) for name in names}, ensure_ascii=False))
 
 
 def _refuse_several(folder: Path) -> None:
@@ -31,13 +38,15 @@ def _refuse_several(folder: Path) -> None:
         raise DataError(f"{folder} holds runs and is none: score one of {', '.join(runs[:6])}, or `e2bench report` all")
 
 
-def show_run(folder: Path | None) -> None:
+def show_run(folder: Path | None, *, as_json: bool = False) -> None:
     """Print the scores of a run that has just ended; None: it was another process's, or a dry run."""
-    if folder:
-        show(folder, read_json(folder / SCORES))
+    if folder and as_json:
+        print_json(folder, read_json(folder / SCORES))
+    elif folder:
+        show(folder, read_json(folder / SCORES), folder / SCORES)
 
 
-def show(folder: Path, scores: dict[str, Any]) -> None:
+def show(folder: Path, scores: dict[str, Any], written: Path) -> None:
     """Print scores as a table on stdout."""
     from rich.console import Console
     from rich.markup import escape
@@ -69,4 +78,6 @@ def show(folder: Path, scores: dict[str, Any]) -> None:
     console.print(escape(printable(f"data: {data_label(run, scores, of)}")), highlight=False)
     if scores.get("averages") and (short := shortfall(run, scores)):
         console.print(f"averages over {short}: not to be read beside published ones.", highlight=False)
-    console.print(escape(printable(f"written: {folder / 'scores.json'}")), highlight=False, style="dim")
+    console.print(escape(printable(f"written: {written}")), highlight=False, style="dim", soft_wrap=True)
+    after = f"next: e2bench report {folder} for its page, or e2bench compare {folder} OTHER_RUN"
+    console.print(escape(printable(after)), highlight=False, style="dim", soft_wrap=True)

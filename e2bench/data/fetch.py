@@ -138,6 +138,19 @@ def _read_web(file: WebFile, archive: Archive) -> bytes:
     return content
 
 
+def size_bytes(archive: Archive) -> int | None:
+    """Of what is downloaded, as the hub says it; None where the hub cannot be asked."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    if not is_online():
+        return None
+    url = hf_hub_url(archive.repo, archive.filename, repo_type="dataset", revision=archive.revision)
+    try:
+        return get_hf_file_metadata(url, timeout=5).size
+    except Exception:  # the hub client raises many kinds, and a list without sizes is still a list
+        return None
+
+
 def is_verified(archive: Archive, fetched: Path) -> bool:
     """Whether what `fetch` gave was verified when it was fetched; looked at again, every byte, each time.
 

@@ -97,6 +97,7 @@ class Attention(Experiment):
         "input_share": "gold of input",
         "trials": "trials",
     }
+    fractions: ClassVar[Sequence[str]] = ("success", "gold_share", "input_share")
 
     lengths: tuple[int, ...] = setting(
         "8k..64k", "Input and answer in tokens: 8k..64k doubles, commas list.", parse=parse_lengths, lines="grid"

@@ -91,6 +91,7 @@ class Experiment(Settings):
     demo_text: what the demo data is.    amount: the field of a cell that says how much was measured.
     cells: the list in scores.json with one entry a length; empty where scores are by task.    cell_needs: numbers that
         every entry must have.    columns: field of an entry: heading, of the table in the terminal.
+    fractions: fields of an entry from 0 to 1, which the terminal shows in percent.
     shows_samples: whether the page shows single lines.
     own_layout: fields of each line in the benchmark's own result files; a folder of such files needs no run.json.
     """
@@ -110,6 +111,7 @@ class Experiment(Settings):
     cells: ClassVar[str] = ""
     cell_needs: ClassVar[tuple[str, ...]] = ()
     columns: ClassVar[Mapping[str, str]] = {}
+    fractions: ClassVar[Sequence[str]] = ()
     shows_samples: ClassVar[bool] = True
     own_layout: ClassVar[frozenset[str]] = frozenset()
 
@@ -175,7 +177,7 @@ class Experiment(Settings):
     @classmethod
     def table(cls, scores: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         """(headings, rows) of scores.json for the terminal."""
-        return shown(cls.columns, scores[cls.cells])
+        return shown(cls.columns, scores[cls.cells], cls.fractions)
 
 
 def default_folder(experiment: str, model: str, rule: ScaleRule, window: int | None = None) -> str:
@@ -186,20 +188,24 @@ def default_folder(experiment: str, model: str, rule: ScaleRule, window: int | N
     return "-".join([*parts, *([] if window is None else [short_length(window)])])
 
 
-def shown(columns: Mapping[str, str], entries: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """(headings, rows) of entries of scores.json; a column that no entry has is left out."""
+def shown(
+    columns: Mapping[str, str], entries: Sequence[Mapping[str, Any]], fractions: Sequence[str] = ()
+) -> tuple[list[str], list[list[str]]]:
+    """(headings, rows) of entries of scores.json; a column that no entry has is left out. fractions: as percent."""
     used = [(name, heading) for name, heading in columns.items() if any(name in entry for entry in entries)]
-    rows = [[_cell(name, entry.get(name)) for name, _ in used] for entry in entries]
+    rows = [[_cell(name, entry.get(name), name in fractions) for name, _ in used] for entry in entries]
     return [heading for _, heading in used], rows
 
 
-def _cell(name: str, value: Any) -> str:
+def _cell(name: str, value: Any, is_fraction: bool = False) -> str:
     if name in ("window", "length"):
         return short_length(value)
     if name == "scored_tokens":
         return f"{value:,}"
     if isinstance(value, list):
-        return " – ".join(_cell(name, v) for v in value)
+        return " – ".join(_cell(name, v, is_fraction) for v in value)
+    if is_fraction and value is not None:
+        return f"{100 * value:.1f} %"
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1 else f"{value:.2f}"
     return "" if value is None else str(value)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from e2bench.errors import E2BenchError
 from e2bench.models.names import ATTENTIONS, DTYPES
-from e2bench.rope.methods import METHODS
+from e2bench.rope.methods import METHODS, parse_method
 from e2bench.rope.windows import Scale, parse_length, parse_scale
 from e2bench.settings import Settings, setting
 
@@ -41,7 +41,9 @@ class Common(Settings):
         parse=parse_scale,
         panel=MODEL,
     )
-    method: str | None = setting(None, "linear (PI, E²), ntk, dynamic, yarn or none.", choices=METHODS, panel=MODEL)
+    method: str | None = setting(
+        None, "linear (PI, E²), ntk, dynamic, yarn or none.", parse=parse_method, choices=METHODS, panel=MODEL
+    )
     window: int | None = setting(
         None, "Tokens of input and answer together. Default: g·L.", parse=parse_length, panel=MODEL
     )

@@ -74,6 +74,7 @@ class PassKey(Experiment):
         "strict": "strict",
         "trials": "trials",
     }
+    fractions: ClassVar[Sequence[str]] = ("accuracy", "interval", "strict")
 
     lengths: tuple[int, ...] = setting(
         "4k..32k", "Prompt and answer in tokens: 4k..32k doubles, commas list.", parse=parse_lengths, lines="grid"

@@ -84,8 +84,14 @@ ROWS = (
 )
 BY_NAME = {row.name: row for row in ROWS}
 METHODS = tuple(row.name for row in ROWS if not row.own)  # what `--method` takes
+_BY_ANY_NAME = {name.lower(): row.name for row in ROWS if not row.own for name in (row.label, row.name)}
 OWN_METHODS = ("yarn", "llama3", "longrope")  # scalings inside a checkpoint that a plain factor cannot replace
 BY_LENGTH = tuple(row.name for row in ROWS if row.by_length)
+
+
+def parse_method(text: str) -> str:
+    """A method's name from its name or label in any case (`PI`, `YaRN`, `NTK`); another text as it is."""
+    return _BY_ANY_NAME.get(text.strip().lower(), text)
 
 
 @dataclass(frozen=True)

@@ -93,8 +93,9 @@ def parse_scale(text: str) -> Scale:
 
 
 def parse_length(text: str) -> int:
-    """Tokens: `4k` is 4,096, `200k` is 204,800; plain numbers as they are. Raises E2BenchError for anything else."""
-    number, factor = (text[:-1], K) if text[-1:] in ("k", "K") else (text, 1)
+    """Tokens: `4k` is 4,096, `1M` is 1,048,576; plain numbers as they are. Raises E2BenchError for anything else."""
+    factor = {"k": K, "m": K * K}.get(text[-1:].lower(), 1)
+    number = text if factor == 1 else text[:-1]
     try:
         tokens = float(number) * factor
     except ValueError:

@@ -1,0 +1,130 @@
+"""The command line's words: names as people write them, help, lists, JSON, and what to do next."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from report_folders import TASKS, longbench_run, prediction
+
+from e2bench.cli import app
+from e2bench.cli.help import EXAMPLES
+from e2bench.errors import E2BenchError
+from e2bench.experiments.options import Common
+from e2bench.rope.windows import parse_length, parse_lengths
+from e2bench.tasks.longbench import select
+from e2bench.tasks.short import select as select_short
+
+Cli = Callable[..., Any]
+MEASURED = Path(__file__).parents[1] / "results" / "tiny"
+
+
+@pytest.mark.parametrize(
+    ("written", "method"), [("PI", "linear"), ("pi", "linear"), ("YaRN", "yarn"), ("NTK", "ntk"), ("None", "none")]
+)
+def test_methods_are_known_by_their_papers_names_in_any_case(written: str, method: str) -> None:
+    assert Common.read({"method": written}).method == method
+
+
+def test_another_method_is_refused_with_the_nearest() -> None:
+    with pytest.raises(E2BenchError, match="unknown method 'yarm'; did you mean 'yarn'"):
+        Common.read({"method": "yarm"})
+    with pytest.raises(E2BenchError, match="unknown method"):
+        Common.read({"method": "llama3"})  # a checkpoint's own, not one to ask for
+
+
+def test_tasks_are_known_in_any_case() -> None:
+    assert [task.name for task in select("TREC, RepoBench-P")] == [task.name for task in select("trec,repobench-p")]
+    assert [task.name for task in select_short("PIQA,Race_High")] == ["piqa", "race_high"]
+
+
+def test_lengths_in_millions() -> None:
+    assert parse_length("1M") == 1024 * 1024
+    assert parse_lengths("512k..2m") == (2**19, 2**20, 2**21)
+    with pytest.raises(E2BenchError, match="is not a number of tokens"):
+        parse_length("M")
+
+
+def test_version_is_an_option_of_every_command(cli: Cli) -> None:
+    said = {cli(*arguments, "--version").out for arguments in ([], ["longbench"], ["score"], ["tasks"])}
+    assert len(said) == 1 and said.pop().strip().count(".") == 2
+
+
+def test_help_cuts_no_sentence_and_ends_with_examples(cli: Cli) -> None:
+    whole = cli("--help").out
+    assert "..." not in whole.replace("[ARGS]...", "") and "…" not in whole
+    assert "pairs." in whole  # the end of attention's sentence
+    said = cli("ppl", "--help").out
+    assert said.index("\nOptions:") < said.index("\nModel, scale and machine:") < said.index("\nThe run:")
+    assert said.rstrip().endswith(EXAMPLES["ppl"][-1])
+
+
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
+def test_examples_are_commands_that_exist(name: str) -> None:
+    command = typer.main.get_command(app).get_command(None, name)  # type: ignore[attr-defined]
+    for example in EXAMPLES[name]:
+        program, first, *arguments = shlex.split(example)
+        assert (program, first) == ("e2bench", name)
+        command.make_context(name, arguments)
+
+
+def test_tasks_lists_every_task_of_every_experiment(cli: Cli) -> None:
+    rows = json.loads(cli("tasks", "--json").out)
+    assert {row["task"] for row in rows if row["experiment"] == "longbench"} >= set(TASKS)
+    [trec] = [row for row in rows if row["task"] == "trec"]
+    assert trec == {"experiment": "longbench", "task": "trec", "metric": "classification", "language": "en"} | {
+        "samples": 200,
+        "budget": 64,
+    }
+    assert "naturalquestions" in cli("tasks").out
+
+
+def test_data_without_a_name_lists_the_public_sets(cli: Cli) -> None:
+    ended = cli("data")
+    assert ended.code == 0
+    assert [line.split()[0] for line in ended.out.splitlines()] == ["longbench", "proof-pile"]
+    assert "next: e2bench data NAME" in ended.err
+
+
+def test_scores_as_json_for_every_kind_of_run(cli: Cli, tmp_path: Path) -> None:
+    longbench_run(tmp_path / "long", tasks=["qasper"])
+    found = json.loads(cli("score", tmp_path / "long", "--json").out)
+    assert set(found) == {"tasks", "averages"}  # a contract
+    found = json.loads(cli("score", MEASURED / "passkey-e2", "--json").out)
+    assert [cell["length"] for cell in found["lengths"]] == [512, 1024, 2048, 4096, 8192]
+    assert json.loads(cli("score", MEASURED / "attention-e2", "--json").out)["lengths"][0]["gold_share"] > 0
+
+
+def test_scores_can_be_written_elsewhere_and_shares_are_percent(cli: Cli, tmp_path: Path) -> None:
+    before = (MEASURED / "passkey-e2" / "scores.json").stat().st_mtime_ns
+    ended = cli("score", MEASURED / "passkey-e2", "--out", tmp_path / "new" / "scores")
+    assert (MEASURED / "passkey-e2" / "scores.json").stat().st_mtime_ns == before
+    share = json.loads((tmp_path / "new" / "scores" / "scores.json").read_text())["lengths"][0]["accuracy"]
+    assert f"{100 * share:.1f} %" in ended.out
+    assert "next: e2bench report" in ended.out
+
+
+def test_a_measuring_command_prints_its_scores_as_json(cli: Cli, tmp_path: Path) -> None:
+    ended = cli(*["ppl", "--lengths", "512", "--docs", "1", "--max-windows", "1", "--json", "--out"], tmp_path / "run")
+    assert [cell["window"] for cell in json.loads(ended.out)["cells"]] == [512]
+
+
+def test_several_folders_become_one_report(cli: Cli, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        longbench_run(tmp_path / name, tasks=["qasper"], lines=1)
+    ended = cli("report", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["runs"] == ["a", "b"]
+    assert f"next: open {tmp_path / 'out' / 'index.html'}" in ended.err
+
+
+def test_compare_says_what_its_star_means(cli: Cli, tmp_path: Path) -> None:
+    for name, text in (("a", "nothing of it"), ("b", "a red barn")):
+        lines = [prediction("qasper", at, text) for at in range(8)]
+        longbench_run(tmp_path / name, tasks=["qasper"], predictions={"qasper": lines})
+    said = cli("compare", tmp_path / "a", tmp_path / "b").out
+    assert "+100.00 *" in said and "does not contain 0" in " ".join(said.split())
