@@ -64,7 +64,8 @@ def report(
     for path in paths:
         if path.suffix in (".csv", ".png", ".html") and not path.stem.endswith("-dark"):
             typer.echo(f"  {path}")
-    say(f"next: open {out / 'index.html'} in a browser")
+    if paths:
+        say(f"next: open {out / 'index.html'} in a browser")
 
 
 @app.command(cls=Command)

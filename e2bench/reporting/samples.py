@@ -93,7 +93,7 @@ def write(found: Results, put: Put) -> Summary:
     Files that cannot be read become warnings of `found`.
     """
     runs = [run for name in EXPERIMENTS if experiment(name).shows_samples for run in found.of(name)]
-    names = labels.told_apart(runs, [labels.row(run) for run in runs])
+    names = labels.told_apart(runs, [labels.legend(run) if run.about.cells else labels.row(run) for run in runs])
     summary = Summary([(run.name, label) for run, label in zip(runs, names, strict=True)])
     groups: dict[tuple[str, str], _Group] = {}
     texts = _Texts(put)
