@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -262,7 +261,7 @@ def test_no_title_is_cut_on_a_phone(page: Page) -> None:
         titles = "[...document.querySelectorAll('h1, h2, h3, figcaption, p')]"
         cut = page.run(f"return {titles}.filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent)")
         assert (wide, cut) == (390, [])
-        assert page.run("return document.getElementById('contents').open") is False
+        page.wait("return document.getElementById('contents').open === false")
     finally:
         page.narrow(0, 0)
 
@@ -321,8 +320,8 @@ def test_dark_mode_and_print_change_the_page(page: Page) -> None:
     page.emulate(media="")
 
 
-def test_4750_samples_open_and_scroll_fast(chromium: Page, tmp_path: Path) -> None:
-    """benchmarks/page.py measures 57,000; this many show a page that holds them, or draws more than is in sight."""
+def test_4750_samples_are_on_the_page_and_few_are_drawn(chromium: Page, tmp_path: Path) -> None:
+    """benchmarks/page.py measures the time of 57,000; this many show a page that holds them, or draws them all."""
     text = "Vocabulary sized like real predictions, with references as long as a summary has. " * 8
     per_task = {task: [prediction(task, at, text + str(at)) for at in range(227)] for task in TASKS}
     for lines in per_task.values():
@@ -331,23 +330,11 @@ def test_4750_samples_open_and_scroll_fast(chromium: Page, tmp_path: Path) -> No
     longbench_run(tmp_path / "results", predictions=per_task)
     write_report(tmp_path / "results", tmp_path / "out")
     assert (tmp_path / "out" / "index.html").stat().st_size < 200_000
-    seconds = []
-    while len(seconds) < 5 and not (seconds and min(seconds) < 2.0):  # other work on this machine is no fault of ours
-        started = time.monotonic()
-        _opened(chromium, tmp_path / "out" / "index.html")
-        seconds.append(time.monotonic() - started)
-    assert min(seconds) < 2.0
+    _opened(chromium, tmp_path / "out" / "index.html")
     assert chromium.texts("#count")[0].startswith("4,767 of")
-    assert chromium.run("return document.querySelectorAll('#list .item').length") < 60
-    slowest = chromium.run("""
-        const list = document.getElementById('list');
-        let slowest = 0;
-        for (let at = 0; at < 200; at++) {
-          const from = performance.now();
-          list.scrollTop = at * 1000;
-          list.dispatchEvent(new Event('scroll'));
-          list.getBoundingClientRect();
-          slowest = Math.max(slowest, performance.now() - from);
-        }
-        return slowest;""")
-    assert slowest < 100  # milliseconds, on a loaded machine; about 2 are usual
+    for at in (0, 1000, 100_000):
+        chromium.run(f"""
+            const list = document.getElementById('list');
+            list.scrollTop = {at};
+            list.dispatchEvent(new Event('scroll'));""")
+        assert 0 < chromium.run("return document.querySelectorAll('#list .item').length") < 60
