@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from e2bench.errors import E2BenchError, UnknownName
 from e2bench.experiments.base import experiment as experiment_class
-from e2bench.experiments.options import Common
+from e2bench.experiments.options import OF_A_MODEL, Common
 from e2bench.files import read_json
 from e2bench.rope.windows import parse_length
 from e2bench.runs.lines import SCORES, names_of, read_run, stored_rows
@@ -18,21 +18,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from e2bench.models.local import Model
-
-OF_A_MODEL = (
-    "dtype",
-    "device",
-    "device_map",
-    "attn",
-    "revision",
-    "tokenizer",
-    "native_window",
-    "served_model_name",
-    "served_api",
-    "concurrency",
-    "trust_remote_code",
-    "allow_pickle",
-)
 
 
 @dataclass(frozen=True)
@@ -73,9 +58,10 @@ def load(model: str | Path | None = None, **options: Any) -> Model:
     """
     from e2bench.experiments.loading import check_model, load_model
 
+    known = [name for name in OF_A_MODEL if name != "model"]
     for name in options:
-        if name not in OF_A_MODEL:
-            raise UnknownName("option", name, list(OF_A_MODEL))
+        if name not in known:
+            raise UnknownName("option", name, known)
     common = Common.read({"model": None if model is None else str(model), **options})
     check_model(common)
     loaded: Model = load_model(common, needs="Generator")

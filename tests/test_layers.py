@@ -21,6 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tasks",),
     ("experiments", "train", "reporting"),
     ("doctor", "library"),
+    ("suites",),
     ("cli", "__main__"),
 )
 MAY_IMPORT_TORCH = (

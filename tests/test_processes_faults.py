@@ -189,7 +189,7 @@ def test_rank_and_world_are_the_launchers(monkeypatch, variables, expected):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert processes._launched() == expected
+    assert processes.launched() == expected
 
 
 @pytest.mark.parametrize(

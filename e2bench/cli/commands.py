@@ -9,7 +9,7 @@ import typer
 
 from e2bench import __version__
 from e2bench.cli.help import Command, Group
-from e2bench.cli.options import command_of, with_common
+from e2bench.cli.options import command_of, with_common, with_dry_run
 from e2bench.experiments.base import EXPERIMENTS, experiment
 from e2bench.experiments.options import Common
 from e2bench.terminal import say
@@ -80,12 +80,31 @@ def view(
 
 
 @app.command(cls=Command)
-@with_common
+@with_dry_run
 def quickstart(common: Common) -> None:
     """The whole bench in miniature on the embedded model, offline, ending in a report."""
-    from e2bench.cli.quickstart import run
+    from e2bench.cli.suite import run
 
-    run(common)
+    run("quickstart", common)
+
+
+@app.command(cls=Command)
+@with_dry_run
+def suite(
+    common: Common,
+    *,
+    name: Annotated[str, typer.Argument(help="A YAML file, or the name of a suite that comes with e2bench.")],
+    sets: Annotated[
+        list[str] | None, Flag("--set", help="NAME=VALUE: a variable of the suite. May be repeated.")
+    ] = None,
+) -> None:
+    """Models × experiments from one YAML file: the plan, the runs, the report.
+
+    Shared options fill what the file leaves open.
+    """
+    from e2bench.cli.suite import run
+
+    run(name, common, sets or [])
 
 
 @app.command(cls=Command)

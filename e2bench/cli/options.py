@@ -9,6 +9,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
+from e2bench.errors import E2BenchError
 from e2bench.experiments.base import Experiment
 from e2bench.experiments.options import Common
 from e2bench.settings import Setting, Settings
@@ -73,5 +74,17 @@ def command_of(experiment: type[Experiment]) -> Callable[..., None]:
 
 
 def with_common(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command `(common, *, own options)` the shared options."""
+    """Give a command `(common, *, own options)` the shared options. It makes no run, so a dry one is refused."""
+
+    @wraps(command)
+    def checked(common: Common, **own: Any) -> None:
+        if common.dry_run:
+            raise E2BenchError(f"{command.__name__.replace('_', '-')} has no --dry-run; leave it out")
+        command(common, **own)
+
+    return with_settings(checked, [Common])
+
+
+def with_dry_run(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command `(common, *, own options)` that makes runs the shared options."""
     return with_settings(command, [Common])

@@ -110,6 +110,7 @@ def plan_of(
         items=items_of(questions),
         measure=answering(model, feeding),
         batch_size=rows_together(model, feeding),
+        tokens=tokens_of(model, feeding),
         resolved={
             **resolved,
             "window": window,
@@ -199,6 +200,11 @@ def rows_together(model: Generator, feeding: Feeding) -> Callable[[Item], int]:
         return feeding.batch_size or model.decode_rows(feeding.window or item.cost)
 
     return rows
+
+
+def tokens_of(model: Generator, feeding: Feeding) -> Callable[[Item], int]:
+    """Tokens read for an item, and its budget of new ones; a question that follows another one is left out."""
+    return lambda item: _fitted(item.payload, model, feeding).kept_tokens + item.payload.max_new_tokens
 
 
 def answering(model: Generator, feeding: Feeding) -> Measure:

@@ -20,7 +20,16 @@ from e2bench.data.source import DataSource
 from e2bench.errors import E2BenchError, ModelError, UnknownName
 from e2bench.experiments.base import Experiment, Line, Plan, Sample
 from e2bench.experiments.documents import corpus_source, open_corpus
-from e2bench.experiments.grid import cell_label, cell_samples, finished_lines, grid_facts, grid_of, grouped, named
+from e2bench.experiments.grid import (
+    cell_label,
+    cell_part,
+    cell_samples,
+    finished_lines,
+    grid_facts,
+    grid_of,
+    grouped,
+    named,
+)
 from e2bench.experiments.pairs import STYLES, Cell, closed, long_texts, make_cell
 from e2bench.files import write_atomic
 from e2bench.models.protocols import AttentionSource, Prompt
@@ -156,6 +165,7 @@ class Attention(Experiment):
             measure=recording_of(model, cells, view),
             batch_size=lambda item: 1,
             note=_note,
+            part=lambda item: cell_part(item.payload.length, item.payload.scaling),
             resolved={
                 "grid": named(grid),
                 "depths": list(self.depth),

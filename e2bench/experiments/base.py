@@ -35,6 +35,9 @@ class Plan:
     """The work of one run over a loaded model, and what run.json says of it.
 
     items, measure, batch_size, note: see `runs.runner.run`.
+    tokens: read and written for an item, for a forecast; None: cannot be told before. Without it an item's cost.
+    part: the row of a forecast that an item belongs to.    longest: tokens of the longest input with its answer, where
+        `window` and the items' tokens do not tell it.
     resolved: settings as they came out; what is not in `Experiment.chooses` must be the same to resume.
     scaling, length: what stands in force when run.json is written; None: no single one.
     rope: method and factor, as run.json shows them.    data: file or document: hash.    source: where the data is from.
@@ -54,6 +57,9 @@ class Plan:
     window: int | None = None
     note: Callable[[Row], str] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    tokens: Callable[[Item], int | None] | None = None
+    part: Callable[[Item], str] = lambda item: item.file
+    longest: int | None = None
     close: Callable[[], None] = lambda: None
 
 
@@ -146,8 +152,8 @@ class Experiment(Settings):
         """How this run chooses g."""
         return model.rule(common.scale, common.method)
 
-    def plan(self, model: Any, rule: ScaleRule, common: Common, inputs: Any) -> Plan | None:
-        """The work and what run.json says of it; None where nothing is to be measured (a dry run)."""
+    def plan(self, model: Any, rule: ScaleRule, common: Common, inputs: Any) -> Plan:
+        """The work and what run.json says of it. For a forecast the model is an `Outline`, which has no weights."""
         raise NotImplementedError
 
     def chooses(self) -> dict[str, bool]:

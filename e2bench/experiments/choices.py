@@ -108,6 +108,21 @@ def rows_together(model: Scorer, scaling: RopeScaling, batch_size: int | None) -
     return rows
 
 
+def tokens_of(model: Scorer) -> Callable[[Item], int]:
+    """Tokens read for an item (what its options share once), and a question's budget of new ones."""
+    from e2bench.models.decoding import common_prefix
+
+    def tokens(item: Item) -> int:
+        made = item.payload[1]
+        if isinstance(made, Question):
+            return len(model.encode(made.prompt)) + NEW_TOKENS
+        ids = [model.encode(text) for text in made.texts]
+        shared = min(common_prefix(ids[0], one) for one in ids)
+        return shared + sum(len(one) - shared for one in ids)
+
+    return tokens
+
+
 def _item(task: ShortTask, number: int, row: Mapping[str, Any]) -> Item:
     made = task.make(row)
     texts = made.texts if isinstance(made, Choice) else (made.prompt,)

@@ -59,6 +59,11 @@ def named(grid: Grid) -> list[list[Any]]:
     return [[length, scaling.method, short_number(scaling.factor)] for length, scaling in grid]
 
 
+def cell_part(length: int, scaling: RopeScaling) -> str:
+    """The row of a forecast that a cell belongs to."""
+    return f"{short_length(length)}, {scaling.method} g {short_number(scaling.factor)}"
+
+
 def _span(factor: float, rule: ScaleRule) -> str:
     return f"{short_length(int(factor * rule.native))} tokens"
 

@@ -10,6 +10,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,14 +118,14 @@ def evaluating(
     """What runs a task through lm-eval; one line a sample in NAME.jsonl, lm-eval's results in lm-eval.json."""
     import lm_eval
 
-    harness = harness_model(model, batch_size)
+    harness = lru_cache(maxsize=1)(lambda: harness_model(model, batch_size))
 
     def measure(batch: Sequence[Item], folder: RunFolder) -> Iterator[tuple[Item, Row]]:
         name = batch[0].payload
         with model.under(scaling, model.native_window), model.plain_attention():
             try:
                 found = lm_eval.simple_evaluate(
-                    model=harness, tasks=[name], task_manager=manager, limit=limit, log_samples=True
+                    model=harness(), tasks=[name], task_manager=manager, limit=limit, log_samples=True
                 )
             except AssertionError as error:  # its own checks of the input, such as a window below its 256 new tokens
                 raise E2BenchError(f"lm-eval refuses {name}: {' '.join(str(error).split())[:200]}") from None

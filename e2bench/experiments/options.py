@@ -14,6 +14,22 @@ from e2bench.settings import Settings, setting
 MODEL = "Model, scale and machine"
 RUN = "The run"
 APIS = ("completions", "chat")
+# What a loaded model keeps; the rest can change from run to run.
+OF_A_MODEL = (
+    "model",
+    "dtype",
+    "device",
+    "device_map",
+    "attn",
+    "revision",
+    "tokenizer",
+    "native_window",
+    "served_model_name",
+    "served_api",
+    "concurrency",
+    "trust_remote_code",
+    "allow_pickle",
+)
 
 
 def parse_batch_size(text: str) -> int | None:
@@ -79,6 +95,12 @@ class Common(Settings):
         False, "Insist on a run to continue (what is there is always used).", flags=("--resume",), panel=RUN
     )
     fresh: bool = setting(False, "Drop what an earlier run left in the folder.", flags=("--fresh",), panel=RUN)
+    dry_run: bool = setting(
+        False,
+        "Print inputs, tokens, hours and memory of the work, and stop; no weights are read.",
+        flags=("--dry-run",),
+        panel=RUN,
+    )
 
     @property
     def is_served(self) -> bool:

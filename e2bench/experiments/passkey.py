@@ -18,7 +18,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from e2bench.data.source import GENERATED, DataSource
 from e2bench.errors import E2BenchError
 from e2bench.experiments.base import Experiment, Line, Plan, Sample
-from e2bench.experiments.grid import cell_label, cell_samples, finished_lines, grid_facts, grid_of, grouped, named
+from e2bench.experiments.grid import (
+    cell_label,
+    cell_part,
+    cell_samples,
+    finished_lines,
+    grid_facts,
+    grid_of,
+    grouped,
+    named,
+)
 from e2bench.models.protocols import Generator, Prompt
 from e2bench.prompts.truncation import Codec
 from e2bench.rope.methods import RopeScaling
@@ -96,6 +105,7 @@ class PassKey(Experiment):
             measure=asking(model, early_stop=self.early_stop),
             batch_size=together(cells),
             note=_note,
+            part=lambda item: cell_part(item.payload.length, item.payload.scaling),
             resolved={
                 "grid": named(grid),
                 "depths": places,

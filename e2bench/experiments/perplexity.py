@@ -13,9 +13,9 @@ from e2bench.data.source import DEMO, DataSource
 from e2bench.errors import E2BenchError
 from e2bench.experiments.base import Experiment, Line, Plan, Sample, default_folder
 from e2bench.experiments.documents import corpus_source, open_corpus
-from e2bench.experiments.grid import Grid, cell_samples, finished_lines, grid_facts, grid_of, grouped, named
-from e2bench.experiments.windows import PROTOCOLS, Cell, Protocol, cells_of, items_of, measuring, running_note, together
-from e2bench.rope.windows import Scale, ScaleRule, parse_length, parse_lengths, short_length
+from e2bench.experiments.grid import cell_part, cell_samples, finished_lines, grid_facts, grid_of, grouped, named
+from e2bench.experiments.windows import PROTOCOLS, Protocol, cells_of, items_of, measuring, running_note, together
+from e2bench.rope.windows import Scale, ScaleRule, parse_length, parse_lengths
 from e2bench.settings import setting
 from e2bench.terminal import say
 
@@ -77,7 +77,6 @@ class Perplexity(Experiment):
     )
     max_windows: int | None = setting(None, "Only the last N windows of each document.", minimum=1)
     extrapolate: bool = setting(False, "Scale 1 at every length.", flags=("--extrapolate",))
-    dry_run: bool = setting(False, "Print the work and stop.", flags=("--dry-run",))
 
     def check(self, common: Common) -> None:
         """Refuse a stride that fits no window, and a scale beside `--extrapolate`."""
@@ -100,7 +99,7 @@ class Perplexity(Experiment):
 
     def plan(
         self, model: Scorer, rule: ScaleRule, common: Common, inputs: tuple[DataSource, Iterator[Document]]
-    ) -> Plan | None:
+    ) -> Plan:
         """Every (document, length, scale)."""
         from e2bench.models.memory import require_memory
 
@@ -127,15 +126,14 @@ class Perplexity(Experiment):
             f"windows: {sum(len(c.windows) for c in cells):,}, {sum(c.cost for c in cells):,} tokens to read; "
             f"{model.needed_bytes(longest) / 2**30:.2f} GiB beside the weights"
         )
-        if self.dry_run:
-            _print_plan(grid, cells)
-            return None
         require_memory(model, longest)
         return Plan(
             items=items_of(cells),
             measure=measuring(model, protocol, common.batch_size),
             batch_size=together(cells),
             note=running_note(),
+            part=lambda item: cell_part(item.payload.window, item.payload.scaling),
+            longest=longest,
             resolved={
                 "grid": named(grid),
                 "lengths": list(self.lengths),
@@ -208,17 +206,3 @@ def _scored(window: int, scale: float, rows: Sequence[Line]) -> dict[str, Any]:
 
 def _exp(nats: float) -> float:
     return math.exp(min(float(nats), 700.0))
-
-
-def _print_plan(grid: Grid, cells: Sequence[Cell]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title="ppl --dry-run", title_justify="left")
-    for column in ("length", "method", "g", "documents", "windows", "tokens"):
-        table.add_column(column, justify="right")
-    for window, scaling in grid:
-        own = [cell for cell in cells if cell.window == window and cell.scaling == scaling]
-        numbers = (len(own), sum(len(c.windows) for c in own), sum(c.cost for c in own))
-        table.add_row(short_length(window), scaling.method, f"{scaling.factor:g}", *(f"{n:,}" for n in numbers))
-    Console().print(table)

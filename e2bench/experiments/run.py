@@ -14,6 +14,7 @@ from e2bench.experiments.loading import check_model, load_model, with_preset
 from e2bench.experiments.options import Common
 from e2bench.models.findings import NOTE, Finding
 from e2bench.models.identity import tokenizer_hash
+from e2bench.models.loading import device_name
 from e2bench.rope.windows import ScaleRule
 from e2bench.runs.folder import RunFolder, another_run
 from e2bench.runs.lines import RUN, read_run
@@ -41,6 +42,9 @@ def run_experiment(experiment: Experiment, common: Common, model: Any = None) ->
     experiment.check(common)
     if common.out is not None and not common.fresh:
         check_folder_early(experiment, common.out)
+    if common.dry_run:
+        dry_run(experiment, common, model)
+        return None
     if model is None:
         check_model(common)
     inputs = experiment.inputs(common)
@@ -49,12 +53,18 @@ def run_experiment(experiment: Experiment, common: Common, model: Any = None) ->
     tell(model)
     rule = experiment.rule(model, with_preset(common))
     plan = experiment.plan(model, rule, common, inputs)
-    if plan is None:
-        return None
     try:
         return run_plan(experiment, common, model, rule, plan)
     finally:
         plan.close()
+
+
+def dry_run(experiment: Experiment, common: Common, model: Any = None) -> None:
+    """Print what the run would cost; a model that is not loaded yet stays so."""
+    from e2bench.experiments.forecast import forecast, outline_of
+    from e2bench.experiments.forecast_table import show
+
+    show(experiment.name, forecast(experiment, common, outline_of(common, experiment) if model is None else model))
 
 
 def run_plan(experiment: Experiment, common: Common, model: Any, rule: ScaleRule, plan: Plan) -> Path | None:
@@ -156,7 +166,7 @@ def open_run(
         rope={**plan.rope, "inv_freq": model.rope.in_force()},
         data=dict(plan.data),
         data_source=plan.source.as_json(),
-        device=device_name(model),
+        device=device_name(model.device),
         dtype=decides["dtype"],
         attention=model.attention,
         batch_size="auto" if common.batch_size is None else str(common.batch_size),
@@ -184,15 +194,6 @@ def given(common: Common, experiment: Experiment) -> dict[str, Any]:
     return {name: shareable(value) if isinstance(value, Path | str) else value for name, value in chosen.items()}
 
 
-def device_name(model: Any) -> str:
-    """`cpu (2 threads)` or the GPU's own name."""
-    if model.device is None:
-        return "server"
-    import torch
-
-    if model.device.type == "cuda":
-        return torch.cuda.get_device_name(model.device)
-    return f"{model.device.type} ({torch.get_num_threads()} threads)"
 
 
 def finish_run(folder: Path, processes: Processes) -> bool:

@@ -121,6 +121,7 @@ class Short(Experiment):
                 "items": choices.items_of([(task, inputs.rows[task.name]) for task in inputs.tasks]),
                 "measure": choices.answering(model, scaling),
                 "batch_size": choices.rows_together(model, scaling, common.batch_size),
+                "tokens": choices.tokens_of(model),
             }
         from e2bench.experiments import harness
 
@@ -135,6 +136,7 @@ class Short(Experiment):
             "items": items,
             "measure": harness.evaluating(model, manager, scaling, limit=self.limit, batch_size=common.batch_size),
             "batch_size": lambda item: len(items),
+            "tokens": lambda item: None,  # lm-eval makes its requests while it runs
             "close": scratch.cleanup,
         }
 

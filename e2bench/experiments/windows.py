@@ -229,7 +229,7 @@ def _first_scores(
 
 def _batches(windows: Sequence[Window], model: Scorer, batch_size: int | None) -> Iterator[list[Window]]:
     """Windows of equal length and equal number of scored tokens, batched: no padding, no mask."""
-    from e2bench.models.local import CHUNK_TOKENS
+    from e2bench.models.configured import CHUNK_TOKENS
 
     batch: list[Window] = []
     for window in windows:

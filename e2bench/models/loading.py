@@ -78,10 +78,10 @@ def load_weights(spec: ModelSpec) -> Loaded:
     import torch
 
     _check_attention(spec.attention)
-    device = _device(spec.device)
+    device = device_of(spec.device)
     source, adapter = _source(spec)
     options: dict[str, Any] = {
-        "dtype": _dtype(spec.dtype, device),
+        "dtype": dtype_of(spec.dtype, device),
         # ours is set after loading (it needs no mask); transformers itself must not meet the name before
         "attn_implementation": spec.attention,
         "device_map": spec.device_map,
@@ -115,18 +115,43 @@ def load_weights(spec: ModelSpec) -> Loaded:
     tokenizer = _tokenizer(spec, source, adapter)
     if gguf is None:
         return Loaded(hf, tokenizer)
-    if spec.tokenizer is None:
-        tokenizer = gguf.fit_tokenizer(tokenizer)
+    window = _gguf_window(spec, rope)
+    if rope.factors:
+        divide_frequencies(hf, rope.factors)
+    return Loaded(hf, _fitted(spec, gguf, tokenizer), *window)
+
+
+def load_config(spec: ModelSpec) -> Loaded:
+    """Config and tokenizer without the weights: `hf` is the config. Raises ModelError as `load_weights` does."""
+    from transformers import AutoConfig
+
+    _check_attention(spec.attention)
+    source, adapter = _source(spec)
+    config = _guarded(spec, lambda: AutoConfig.from_pretrained(**source), "config")
+    tokenizer = _tokenizer(spec, source, adapter)
+    if "gguf_file" not in source:
+        return Loaded(config, tokenizer)
+    gguf = GgufFile(Path(source["pretrained_model_name_or_path"]) / source["gguf_file"])
+    rope = gguf.rope()
+    config = _gguf_config(spec, source, rope).get("config", config)
+    return Loaded(config, _fitted(spec, gguf, tokenizer), *_gguf_window(spec, rope))
+
+
+def _fitted(spec: ModelSpec, gguf: GgufFile, tokenizer: Any) -> Any:
+    return gguf.fit_tokenizer(tokenizer) if spec.tokenizer is None else tokenizer
+
+
+def _gguf_window(spec: ModelSpec, rope: GgufRope) -> tuple[int | None, float | None]:
+    """(L, factor of a scaling that only the file has) as a GGUF file tells them."""
     if not rope.factors:
-        return Loaded(hf, tokenizer, rope.native)
+        return rope.native, None
     native = spec.native_window or rope.native
     if native is None:
         raise ModelError(
             f"{spec.path} has frequency factors of an unknown rule, which do not tell the native window; give it with "
             "--native-window"
         )
-    divide_frequencies(hf, rope.factors)
-    return Loaded(hf, tokenizer, native, max(1.0, (rope.context or native) / native))
+    return native, max(1.0, (rope.context or native) / native)
 
 
 def _gguf_config(spec: ModelSpec, source: dict[str, Any], rope: GgufRope) -> dict[str, Any]:
@@ -208,7 +233,8 @@ def _check_attention(name: str) -> None:
         require(package, "flash", f"--attn {name}")
 
 
-def _device(name: str) -> str:
+def device_of(name: str) -> str:
+    """What `--device` means here: `auto` is this process's GPU, or the CPU."""
     import torch
 
     if name != "auto":
@@ -225,7 +251,18 @@ def _device(name: str) -> str:
     return "cpu"
 
 
-def _dtype(name: str, device: str) -> Any:
+def device_name(device: Any) -> str:
+    """`cpu (2 threads)` or the GPU's own name; `server` for a model that is elsewhere (None)."""
+    if device is None:
+        return "server"
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({torch.get_num_threads()} threads)"
+
+
+def dtype_of(name: str, device: str) -> Any:
     """auto: float32 on a CPU (the reference mode), the checkpoint's own on a GPU."""
     import torch
 

@@ -21,6 +21,7 @@ from e2bench.compat import cache_arguments
 from e2bench.errors import E2BenchError, RunFailed
 from e2bench.files import read_json
 from e2bench.models import memory
+from e2bench.models.configured import CHUNK_TOKENS, SCORED_ROWS, Configured
 from e2bench.models.decoding import Decoder
 from e2bench.models.findings import Finding, collected
 from e2bench.models.identity import weights_hash
@@ -28,23 +29,19 @@ from e2bench.models.kvcache import ATTENTION, KVCache
 from e2bench.models.loading import ModelSpec, load_weights
 from e2bench.models.probe import check_scale_matters, choose_ways
 from e2bench.models.protocols import Generation, Prompt, Rows
-from e2bench.models.texts import Texts
 from e2bench.models.tokenizers import check_ids, check_vocabulary
 from e2bench.models.windows_check import tell_layers, tell_window
 from e2bench.rope.config import checkpoint_scaling, native_window, text_config
 from e2bench.rope.methods import BY_LENGTH, RopeScaling
 from e2bench.rope.switch import RopeSwitch
-from e2bench.rope.windows import Scale, ScaleRule, scale_rule
 from e2bench.terminal import say
 
-CHUNK_TOKENS = 4096  # of a prefill; bounds activations, not results
-SCORED_ROWS = 512  # logits rows held at once: 512 × 50k × 4 bytes = 100 MB
 CPU_DECODE_ROWS = 8
 TOLD_PARAMETERS = 5e9  # above it, hashing takes long enough to be said
 TRANSFORMERS = "transformers_version"  # in a config: the library's own version, not the checkpoint's
 
 
-class Model(Texts):
+class Model(Configured):
     """A causal language model with rotary positions, in eval mode, with its tokenizer.
 
     Raises ModelError for a model without rotary positions, one that cannot be run in steps, one with a head that is not
@@ -107,33 +104,9 @@ class Model(Texts):
         return CHUNK_TOKENS
 
     @property
-    def layers(self) -> int:
-        """Decoder layers."""
-        return int(self.config.num_hidden_layers)
-
-    @property
-    def heads(self) -> int:
-        """Query heads a layer."""
-        return int(self.config.num_attention_heads)
-
-    @property
-    def kv_bytes_per_token(self) -> int:
-        """Bytes of keys and values that one token of context holds."""
-        return memory.kv_bytes_per_token(self.config, self.dtype.itemsize)
-
-    def rule(self, scale: Scale | None, method: str | None) -> ScaleRule:
-        """How a run chooses g, from what `--scale` and `--method` say and the checkpoint's own scaling."""
-        return scale_rule(scale, method, self.native_window, self.own_scaling)
-
-    def needed_bytes(self, tokens: int, rows: int = 1) -> int:
-        """Estimate above the weights: cache of `rows` × `tokens`, one chunk's activations, one block of logits."""
-        chunk = min(tokens, CHUNK_TOKENS) if self.chunked else tokens
-        logits = 2 * min(chunk, SCORED_ROWS) * self.vocab_size * 4
-        return (
-            rows * tokens * self.kv_bytes_per_token
-            + chunk * memory.activation_bytes_per_token(self.config, self.dtype.itemsize)
-            + logits
-        )
+    def weight_bytes(self) -> int:
+        """Of all parameters."""
+        return sum(p.numel() * p.itemsize for p in self.hf.parameters())
 
     def free_bytes(self) -> int:
         """Memory still free on the devices that the weights lie on, together."""

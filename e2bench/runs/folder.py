@@ -111,7 +111,7 @@ class RunFolder:
         self.manifest["started"] = now()
         self._is_begun = stored is None
         if stored is None:
-            write_json(earlier, {**self.manifest, "ended": None})
+            write_json(earlier, {**self.manifest, "work": work_of({}), "ended": None})
 
     def begin(self) -> None:
         """Lines are about to be added: into a folder of earlier calls, run.json gets an entry for this one."""
@@ -236,11 +236,13 @@ class RunFolder:
             os.close(descriptor)
         self._files.clear()
 
-    def finish(self, order: Mapping[str, list[str]]) -> None:
+    def finish(self, order: Mapping[str, list[str]], *, tokens: int = 0, seconds: float = 0.0) -> None:
         """Merge every process's lines into NAME.jsonl in the given order of ids, and mark the run complete.
 
         Lines that only earlier calls asked for follow; `asked` in run.json says how many were asked for now. A file
         that would get the same content is not written: to ask a finished run again changes nothing in its folder.
+        tokens, seconds: the items' cost that this call worked off and the time of all its processes; `work` in run.json
+            sums them up over calls.
         Raises RunFailed when lines are missing, after waiting for a network's file system to show them.
         """
         self.close()
@@ -248,7 +250,8 @@ class RunFolder:
             lines = self._complete(name, ids)
             others = lines.keys() - set(ids)
             kept = [*ids, *(one for one in lines if one in others)]
-            path, content = self.path / f"{name}.jsonl", b"".join(encode_row(lines[i]) for i in kept)
+            content = b"".join(encode_row(lines[i]) for i in kept)
+            path = self.path / f"{name}.jsonl"
             if not path.exists() or path.read_bytes() != content:
                 write_atomic(path, content)
             for part in self.path.glob(f"{name}.rank*.jsonl"):
@@ -258,7 +261,11 @@ class RunFolder:
         if not self._is_begun and stored.get("ended") and stored.get("asked") == asked:
             return
         self.begin()
-        write_json(self.path / RUN, {**read_json(self.path / RUN), "asked": asked, "ended": now()})
+        run = read_json(self.path / RUN)
+        work = work_of(run)
+        if tokens:
+            work = {"tokens": work["tokens"] + tokens, "seconds": round(work["seconds"] + seconds, 3)}
+        write_json(self.path / RUN, {**run, "work": work, "asked": asked, "ended": now()})
 
     def _complete(self, name: str, ids: list[str]) -> dict[str, dict[str, Any]]:
         deadline = time.monotonic() + (SHOWN_S if self.world > 1 else 0)
@@ -272,6 +279,14 @@ class RunFolder:
                     f"{self.path} lacks {len(missing)} of {len(ids)} lines of {name}; give the same command again"
                 )
             time.sleep(1)
+
+
+def work_of(run: Mapping[str, Any]) -> dict[str, Any]:
+    """`work` of a run.json: the cost of the items made and the seconds of the processes that made them."""
+    work = run.get("work")
+    named = work if isinstance(work, dict) else {}
+    numbers = {name: named.get(name) for name in ("tokens", "seconds")}
+    return {name: value if isinstance(value, int | float) and value > 0 else 0 for name, value in numbers.items()}
 
 
 def _disagree(old: Any, new: Any) -> bool:

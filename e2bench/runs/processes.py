@@ -47,7 +47,7 @@ class Processes:
         The same object however often it is asked for: names of rounds and barriers go on being numbered.
         """
         global _joined
-        rank, world = _launched()
+        rank, world = launched()
         if world == 1:
             return cls()
         if _joined is None:
@@ -135,7 +135,7 @@ def _dead(rank: int, world: int) -> RunFailed:
     )
 
 
-def _launched() -> tuple[int, int]:
+def launched() -> tuple[int, int]:
     """(rank, world) from torchrun's and accelerate's variables, or those of an srun step.
 
     SLURM sets SLURM_PROCID and SLURM_NTASKS also in a batch script, where one process runs; only a step has its own

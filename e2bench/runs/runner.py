@@ -41,6 +41,7 @@ def run(
     processes.barrier(f"ready/{title}")
     batches = _shared_plan(items, folder, batch_size, processes, title)
     left = [item for batch in batches for item in batch]
+    began = time.monotonic()
     with _Bar(title, items, left, enabled=processes.rank == 0, note=note) as bar:
         for batch in _claimed(batches, processes, title):
             for item, row in _halving(batch, measure, folder):
@@ -54,7 +55,8 @@ def run(
         order: dict[str, list[str]] = {}
         for item in items:
             order.setdefault(item.file, []).append(item.id)
-        folder.finish(order)
+        spent = processes.world * (time.monotonic() - began)
+        folder.finish(order, tokens=sum(item.cost for item in left), seconds=spent)
     processes.barrier(f"merged/{title}")
 
 
@@ -122,7 +124,7 @@ def _halving(batch: list[Item], measure: Measure, folder: RunFolder) -> Iterator
             raise
         reason = " ".join(str(error).split())[:160]
     left = [item for item in batch if item.id not in made]
-    _release_memory()
+    release_memory()
     if len(batch) == 1 or not left:
         raise RunFailed(
             f"out of memory on {batch[0].file} {batch[0].id} alone ({reason}); use a shorter window or --dtype bfloat16"
@@ -133,7 +135,8 @@ def _halving(batch: list[Item], measure: Measure, folder: RunFolder) -> Iterator
             yield from _halving(part, measure, folder)
 
 
-def _release_memory() -> None:
+def release_memory() -> None:
+    """Give freed memory back to the device."""
     import gc
 
     gc.collect()

@@ -1,0 +1,225 @@
+"""What a run would cost, from its plan over config and tokenizer alone: inputs, tokens, hours, memory.
+
+The plan is the run's own (`Experiment.plan`), made over an `Outline` where the run has the loaded model. What cannot be
+known that way is None, and `unknown` says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from e2bench.errors import DataError
+from e2bench.experiments.base import Experiment, Plan
+from e2bench.experiments.loading import check_model, load_model, quiet_libraries, spec_of, with_preset
+from e2bench.experiments.options import Common
+from e2bench.files import read_json
+from e2bench.models.loading import device_name
+from e2bench.runs.folder import work_of
+from e2bench.runs.items import Item
+from e2bench.runs.lines import RUN, merged
+from e2bench.runs.manifest import shareable
+from e2bench.runs.processes import launched
+
+SAMPLE = 16  # items of a part whose tokens are counted where that takes a tokenizer
+
+
+@dataclass(frozen=True)
+class Part:
+    """A task or a length. tokens: of all its inputs; None: unknown.    done: inputs that the folder holds already."""
+
+    name: str
+    inputs: int
+    done: int
+    tokens: int | None
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Cost worked off a second by one process.    source: the run in which that was measured."""
+
+    per_second: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """sampled: token counts are means over SAMPLE inputs a part.    hours: of what is not done, None: unknown.
+
+    weight_bytes, input_bytes: of the model, and beside it for one input of `longest` tokens.
+    unknown: why something is not known, a sentence each.
+    """
+
+    folder: Path
+    parts: tuple[Part, ...]
+    sampled: bool
+    hours: float | None
+    rate: Rate | None
+    weight_bytes: int | None
+    input_bytes: int | None
+    longest: int | None
+    unknown: tuple[str, ...]
+
+    @property
+    def inputs(self) -> int:
+        """Of all parts."""
+        return sum(part.inputs for part in self.parts)
+
+    @property
+    def done(self) -> int:
+        """Inputs that need no work any more."""
+        return sum(part.done for part in self.parts)
+
+    @property
+    def tokens(self) -> int | None:
+        """Of all parts; None where one of them is unknown."""
+        counts = [part.tokens for part in self.parts if part.tokens is not None]
+        return sum(counts) if len(counts) == len(self.parts) else None
+
+    @property
+    def gib(self) -> float | None:
+        """Weights and one longest input, in GiB."""
+        if self.weight_bytes is None or self.input_bytes is None:
+            return None
+        return (self.weight_bytes + self.input_bytes) / 2**30
+
+
+def outline_of(common: Common, experiment: Experiment) -> Any:
+    """What stands for the model in a forecast: its outline; a served model itself, which is loaded elsewhere."""
+    check_model(common)
+    named = with_preset(common)
+    if named.is_served:
+        return load_model(common, needs=experiment.needs)
+    from e2bench.models.outline import Outline
+
+    quiet_libraries()
+    return Outline(spec_of(named))
+
+
+def forecast(experiment: Experiment, common: Common, outline: Any, results: Path | None = None) -> Forecast:
+    """What `experiment` would cost. Raises what the run would, as far as it can be seen without the weights.
+
+    outline: from `outline_of`.    results: folder whose finished runs tell the rate; None: the run's own and beside it.
+    """
+    rule = experiment.rule(outline, with_preset(common))
+    plan = experiment.plan(outline, rule, common, experiment.inputs(common))
+    try:
+        folder = common.out or Path("results") / experiment.folder_name(outline.name, rule, plan)
+        rate = rate_of(experiment, outline, results or folder.parent)
+        return _forecast(experiment, plan, outline, folder, rate)
+    finally:
+        plan.close()
+
+
+def _forecast(experiment: Experiment, plan: Plan, outline: Any, folder: Path, rate: Rate | None) -> Forecast:
+    done = {} if not (folder / RUN).exists() else {item.file: merged(folder, item.file) for item in plan.items}
+    left = [item for item in plan.items if item.id not in done.get(item.file, {})]
+    counted = {name: _tokens(plan, items) for name, items in _parts(plan, plan.items).items()}
+    open_ones = _parts(plan, left)
+    parts = tuple(
+        Part(name, len(items), len(items) - len(open_ones.get(name, ())), counted[name])
+        for name, items in _parts(plan, plan.items).items()
+    )
+    sampled = plan.tokens is not None and any(part.inputs > SAMPLE and part.tokens is not None for part in parts)
+    longest = plan.longest or plan.window or _longest(plan)
+    weights = getattr(outline, "weight_bytes", None)
+    unknown = []
+    if None in counted.values():
+        unknown.append(f"tokens: {experiment.name} makes its inputs while it runs")
+    if rate is None and left:
+        unknown.append("hours: no finished run of the same experiment, model and device there to take the rate from")
+    if outline.device is None:
+        unknown.append("memory: the server's own")
+    elif weights is None:
+        unknown.append("memory: the weights cannot be counted from the config")
+    cost = sum(item.cost for item in left)
+    return Forecast(
+        folder,
+        parts,
+        sampled,
+        _hours(cost, rate),
+        rate,
+        weights,
+        None if longest is None or outline.device is None else outline.needed_bytes(longest),
+        longest,
+        tuple(unknown),
+    )
+
+
+def _hours(cost: int, rate: Rate | None) -> float | None:
+    """Of all processes that this command runs in, side by side."""
+    if not cost:
+        return 0.0
+    return None if rate is None else cost / rate.per_second / launched()[1] / 3600
+
+
+def _parts(plan: Plan, items: Sequence[Item]) -> dict[str, list[Item]]:
+    """Items by the row of the forecast that they belong to, in the plan's order."""
+    parts: dict[str, list[Item]] = {}
+    for item in items:
+        parts.setdefault(plan.part(item), []).append(item)
+    return parts
+
+
+def _tokens(plan: Plan, items: Sequence[Item]) -> int | None:
+    """Tokens of a part: its items' costs, or counted; of many items, evenly spread over their sizes, SAMPLE are."""
+    if plan.tokens is None:
+        return sum(item.cost for item in items)
+    ordered = sorted(items, key=lambda item: item.cost)
+    chosen = ordered
+    if len(items) > SAMPLE:
+        chosen = [ordered[(2 * at + 1) * len(ordered) // (2 * SAMPLE)] for at in range(SAMPLE)]
+    counts = [plan.tokens(item) for item in chosen]
+    known = [count for count in counts if count is not None]
+    return round(sum(known) / len(chosen) * len(items)) if len(known) == len(chosen) else None
+
+
+def _longest(plan: Plan) -> int | None:
+    """Tokens of the item of the largest cost; None where they are unknown."""
+    largest = max(plan.items, key=lambda item: item.cost)
+    return largest.cost if plan.tokens is None else plan.tokens(largest)
+
+
+# rates
+
+
+def rate_of(experiment: Experiment, outline: Any, results: Path) -> Rate | None:
+    """The rate of the largest finished run of this experiment, model and device at most two folders below `results`."""
+    path = getattr(outline, "path", None) or outline.describe()["path"]
+    dtype = str(outline.dtype).removeprefix("torch.")
+    now = {"path": shareable(path), "device": device_name(outline.device), "dtype": dtype}
+    best: tuple[float, Rate] | None = None
+    for folder, run in _finished(results):
+        work, then = work_of(run), _conditions(run)
+        if then != now or not _same_kind(experiment, run) or not (work["tokens"] and work["seconds"]):
+            continue
+        if best is None or work["tokens"] > best[0]:
+            best = work["tokens"], Rate(work["tokens"] / work["seconds"], str(folder))
+    return None if best is None else best[1]
+
+
+def _finished(results: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    for path in sorted(p for depth in ("*", "*/*") for p in results.glob(f"{depth}/{RUN}")):
+        try:
+            run = read_json(path)
+        except DataError:  # a torn file tells no rate
+            continue
+        if run.get("ended"):
+            yield path.parent, run
+
+
+def _conditions(run: Mapping[str, Any]) -> dict[str, Any]:
+    model = run.get("model")
+    path = model.get("path") if isinstance(model, dict) else None
+    return {"path": path, "device": run.get("device"), "dtype": run.get("dtype")}
+
+
+def _same_kind(experiment: Experiment, run: Mapping[str, Any]) -> bool:
+    """Whether a run counts its work in the same unit: same experiment, same protocol, suite, …"""
+    settings = run.get("settings")
+    if run.get("experiment") != experiment.name or not isinstance(settings, dict):
+        return False
+    kinds = [name for name, (_, about, _) in experiment.named().items() if about.choices]
+    return all(settings.get(name) == getattr(experiment, name) for name in kinds)

@@ -1,0 +1,193 @@
+"""From a suite's file to its runs: every model × every experiment that is for it, all settings checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from e2bench.errors import E2BenchError, UnknownName
+from e2bench.experiments.base import Experiment, experiment
+from e2bench.experiments.options import Common
+from e2bench.settings import flag
+from e2bench.suites.file import Marked, SuiteFile, read_file
+
+TINY = "tiny"  # the embedded model
+REPORT = "report"
+OF_THE_COMMAND = ("out", "resume", "fresh", "dry_run")  # shared settings that a file cannot give
+SHARED = tuple(name for name in Common.named() if name not in OF_THE_COMMAND)
+OF_A_RUN = tuple(name for name in SHARED if name != "model")  # an experiment's entry has a model's name instead
+NAME = re.compile(r"\w[\w.-]*")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run of a suite.
+
+    model: its name; empty where the file leaves it to the command line.    name: of the run's folder.
+    note: what is said when it begins.    line: of the experiment in the file.
+    """
+
+    model: str
+    name: str
+    note: str
+    line: int
+    experiment: Experiment
+    common: Common
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite's runs, those of a model together. out: the folder that they and the report go into."""
+
+    file: SuiteFile
+    out: Path
+    entries: tuple[Entry, ...]
+
+
+def read_suite(name: str, common: Common, values: Mapping[str, Any]) -> Suite:
+    """The suite of that name, or in that file.
+
+    common: shared options of the command line. They fill what the file leaves open, and variables of the same name.
+    values: of variables.
+    Raises E2BenchError, one line with file and place, for every mistake that can be seen without data and models.
+    """
+    given = {name: value for name, value in common.given.items() if name in SHARED}
+    file = read_file(name, values, given)
+    options = {name: value for name, value in given.items() if name not in file.variables}
+    _check_keys(file, file.top, "key of a suite", ("about", "needs", "models", "experiments"))
+    models = _models(file)
+    out = common.out or Path("results") / file.name
+    command = {name: value for name, value in common.given.items() if name in OF_THE_COMMAND}
+    experiments = [(wanted, _for_models(file, wanted, list(models))) for wanted in _list(file, "experiments")]
+    entries = [
+        _entry(file, model, wanted, (options, settings, wanted, own[model]), {**command, "out": out})
+        for model, settings in models.items()
+        for wanted, own in experiments
+        if model in own
+    ]
+    _check_folders(file, entries)
+    for unused in _unused(options, entries):
+        raise E2BenchError(f"{flag(unused)} has no effect: every run of {file.shown} says its own {unused}")
+    return Suite(file, out, tuple(entries))
+
+
+def _list(file: SuiteFile, key: str) -> list[Marked]:
+    """A list of mappings, not empty."""
+    found = file.top.get(key)
+    line = file.top.lines.get(key, file.top.line)
+    if not isinstance(found, list) or not found:
+        raise file.refuse(line, f"a suite needs `{key}:`, a list with at least one entry")
+    for number, one in enumerate(found, 1):
+        if not isinstance(one, Marked):
+            raise file.refuse(line, f"entry {number} of `{key}:` is {one!r}; it must hold `key: value` pairs")
+    return found
+
+
+def _check_keys(file: SuiteFile, values: Marked, kind: str, known: tuple[str, ...]) -> None:
+    for key in values:
+        if key.replace("-", "_") not in known:
+            with file.at(values.lines[key]):
+                raise UnknownName(kind, key, list(known))
+
+
+def _check_settings(file: SuiteFile, values: Marked, *settings: tuple[type, tuple[str, ...]]) -> None:
+    """Refuse a value that is not possible, naming its own line. settings: classes with their names among the keys."""
+    for key, value in values.items():
+        for cls, names in settings:
+            if key.replace("-", "_") in names:
+                with file.at(values.lines[key]):
+                    cls.read({key: value})  # type: ignore[attr-defined]
+
+
+def _models(file: SuiteFile) -> dict[str, dict[str, Any]]:
+    """Name: shared settings of every model."""
+    models: dict[str, dict[str, Any]] = {}
+    for entry in _list(file, "models"):
+        _check_keys(file, entry, "setting of a model", ("name", *SHARED))
+        _check_settings(file, entry, (Common, SHARED))
+        name = _name(file, entry, _model_name(entry))
+        if name in models:
+            raise file.refuse(entry.line, f"two models are called {name!r}; give one of them another `name:`")
+        models[name] = {key: value for key, value in entry.items() if key != "name"}
+    return models
+
+
+def _model_name(entry: Marked) -> str:
+    """The last part of what it is loaded from; empty where the command line says that."""
+    model = entry.get("model")
+    if model is None:
+        return ""
+    if str(model).startswith(("http://", "https://")):
+        return re.sub(r"[^\w.-]+", "-", str(entry.get("served_model_name") or "served"))
+    return re.sub(r"[^\w.-]+", "-", str(model).rstrip("/").rpartition("/")[2].removesuffix(".gguf")).lstrip(".-")
+
+
+def _name(file: SuiteFile, entry: Marked, default: str) -> str:
+    """The name of a folder."""
+    name = entry.get("name", default)
+    if name == "" and "name" not in entry:
+        return ""
+    if not isinstance(name, str) or not NAME.fullmatch(name) or name == REPORT:
+        line = entry.lines.get("name", entry.line)
+        raise file.refuse(line, f"name {name!r} is not possible; give letters, digits, . _ -, and not {REPORT}")
+    return name
+
+
+def _for_models(file: SuiteFile, wanted: Marked, names: list[str]) -> dict[str, Mapping[str, Any]]:
+    """Model: settings that this experiment has for it alone. `models:` is a list of names or `name: settings` pairs."""
+    chosen = wanted.get("models", names)
+    line = wanted.lines.get("models", wanted.line)
+    if not isinstance(chosen, list | dict) or not all(isinstance(name, str) for name in chosen):
+        raise file.refuse(line, "`models:` of an experiment is a list of models' names, or `name: settings` pairs")
+    for name in chosen:
+        if name not in names:
+            with file.at(line):
+                raise UnknownName("model", name, [name or "(unnamed)" for name in names])
+    return {name: (chosen.get(name) or {}) if isinstance(chosen, dict) else {} for name in chosen}
+
+
+def _entry(
+    file: SuiteFile, model: str, wanted: Marked, settings: tuple[Mapping[str, Any], ...], command: Mapping[str, Any]
+) -> Entry:
+    """One run. settings: mappings of which the later ones win; names that are no settings are left out here."""
+    if "experiment" not in wanted:
+        raise file.refuse(wanted.line, "an entry of `experiments:` needs `experiment: NAME`")
+    with file.at(wanted.lines["experiment"]):
+        cls = experiment(str(wanted["experiment"]))
+    own = tuple(cls.named())
+    _check_keys(file, wanted, f"setting of {cls.name}", ("experiment", "name", "note", "models", *own, *OF_A_RUN))
+    _check_settings(file, wanted, (cls, own), (Common, OF_A_RUN))
+    for over in settings[3:]:
+        if isinstance(over, Marked):
+            _check_keys(file, over, f"setting of {cls.name}", (*own, *OF_A_RUN))
+            _check_settings(file, over, (cls, own), (Common, OF_A_RUN))
+        elif over:
+            raise file.refuse(wanted.lines["models"], f"{over!r} is no setting; write `name: {{key: value}}`")
+    merged = {key.replace("-", "_"): value for one in settings for key, value in one.items()}
+    if merged.get("model") == TINY:
+        merged["model"] = None
+    name = _name(file, wanted, cls.name)
+    out = command["out"] / model / name
+    common = Common.read({**{key: merged[key] for key in SHARED if key in merged}, **command, "out": out})
+    with file.at(wanted.line):
+        made = cls.read({key: merged[key] for key in own if key in merged})
+        made.check(common)
+    return Entry(model, name, str(wanted.get("note") or ""), wanted.line, made, common)
+
+
+def _check_folders(file: SuiteFile, entries: list[Entry]) -> None:
+    """Refuse two runs in one folder, or one inside another's."""
+    seen: dict[Path, Entry] = {}
+    for entry in entries:
+        out = Path(str(entry.common.out))
+        if out in seen or any(out in other.parents or other in out.parents for other in seen):
+            raise file.refuse(entry.line, f"another run has the folder {out} too; give one of them another `name:`")
+        seen[out] = entry
+
+
+def _unused(options: Mapping[str, Any], entries: list[Entry]) -> list[str]:
+    """Options of the command line that reached no run."""
+    return [name for name, value in options.items() if all(e.common.given.get(name) != value for e in entries)]
