@@ -68,6 +68,12 @@ NOT_RUN: dict[str, list[str]] = {
         "e2bench passkey --model http://127.0.0.1:8000/v1 --served-model",
     ],
     "docs/howto/slurm.md": ["srun python -m e2bench longbench --model MODEL --scale 8"],
+    "docs/howto/suites.md": [
+        "e2bench suite FILE.yaml --out results/mine --dry-run",
+        "e2bench suite FILE.yaml --out results/mine",
+        "e2bench results RESULTS --csv",
+        "e2bench suite paper --set",
+    ],
     "docs/performance.md": [
         "torchrun --nproc-per-node 8 -m e2bench longbench --model M --scale 8",
         "accelerate launch --num_processes 8 -m e2bench longbench …",

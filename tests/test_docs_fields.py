@@ -98,6 +98,9 @@ def made(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     thoughts = ("--cot", "--prompts", "longbench2-data", "--scale", 9)
     e2bench("longbench2", *model, *questions, *thoughts, "--out", "longbench2-cot")
     e2bench("longbench2", *model, *questions, "--scoring", "letters", "--out", "longbench2-letters")
+    row = {"task": "own", "data": str(data / "trec.jsonl"), "prompt": "{input}", "metric": "qa_f1", "max_new_tokens": 4}
+    (root / "own.yaml").write_text(json.dumps(row), encoding="utf-8")  # JSON is YAML
+    e2bench("longbench", *model, "--include", "own.yaml", "--limit", 1, "--window", 600, "--out", "own")
     lengths = ("--lengths", "128,256", "--docs", 1, "--max-windows", 1, "--stride", 64)
     e2bench("ppl", *model, *lengths, "--extrapolate", "--out", "ppl")
     for trials in (1, 2):  # the second call continues the first one's run
@@ -158,7 +161,7 @@ def compare(heading: str, values: list[Any]) -> None:
 
 
 V2_RUNS = ("longbench2-cot", "longbench2-letters")
-EXPERIMENTS = ("longbench", *V2_RUNS, "ppl", "passkey", "attention", "short-paper", "short-lm-eval")
+EXPERIMENTS = ("longbench", "own", *V2_RUNS, "ppl", "passkey", "attention", "short-paper", "short-lm-eval")
 FILES: dict[str, Callable[[Path], list[Path]]] = {
     "run.json": lambda root: [root / name / "run.json" for name in EXPERIMENTS],
     "LongBench prediction lines": lambda root: [*(root / "longbench").glob("*.jsonl")],

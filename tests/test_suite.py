@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,11 +17,13 @@ from e2bench.experiments.longbench import LongBench
 from e2bench.experiments.options import Common
 from e2bench.experiments.passkey import PassKey
 from e2bench.experiments.run import run_experiment
+from e2bench.experiments.stored import score_folder
 from e2bench.models.loading import ModelSpec
 from e2bench.models.outline import Outline
 from e2bench.rope.windows import Scale
 from e2bench.runs.items import Item
 from e2bench.suites.entries import read_suite
+from e2bench.suites.execute import work_off
 from e2bench.suites.file import shipped
 
 SMALL = """models: [{model: tiny}]
@@ -66,7 +70,9 @@ def test_a_suite_is_planned_run_and_resumed(written, cli, tmp_path: Path, monkey
 
     again = cli("suite", name, "--out", "o", "--dry-run")
     assert "2 │    2 │" in again.out and "?" not in again.out, "what is done takes no hours"
-    assert cli("suite", name, "--out", "o").code == 0
+    shown: list[Path | None] = []
+    work_off(read_suite(name, Common.read({"out": "o"}), {}), shown.append)
+    assert shown == [Path("o/tiny/ppl"), Path("o/tiny/passkey")]
     assert {path: path.stat().st_mtime_ns for path in lines} == lines, "no line was made or written again"
 
     more = cli("passkey", "--lengths", "512", "--depths", "4", "--out", "o/tiny/more", "--dry-run")
@@ -161,6 +167,12 @@ def test_an_option_that_no_run_takes_is_refused(written) -> None:
         entries(name, x=1)
 
 
+def test_the_suite_on_the_how_to_page_is_one(written) -> None:
+    page = (Path(__file__).parents[1] / "docs/howto/suites.md").read_text(encoding="utf-8")
+    found = entries(written(page.partition("```yaml\n")[2].partition("```")[0]))
+    assert [(e.model, e.name) for e in found] == [("tiny", "ppl"), ("tiny", "passkey"), ("ntk", "ppl")]
+
+
 @pytest.mark.parametrize("name", shipped())
 def test_shipped_suites_fit_the_registry(name: str) -> None:
     values = {"base": "tiny", "e2": "tiny"} if name == "paper" else {}
@@ -232,3 +244,102 @@ def test_many_inputs_are_sampled_over_their_sizes() -> None:
 def test_a_command_that_makes_no_run_has_no_dry_one(cli, tmp_path: Path) -> None:
     ended = cli("export", "--out", tmp_path / "x", "--dry-run")
     assert ended.code == 2 and "export has no --dry-run" in ended.err and not (tmp_path / "x").exists()
+
+
+# flat results
+
+
+def test_results_are_every_number_with_where_it_is_from(cli) -> None:
+    folder = Path(__file__).parents[1] / "results" / "smollm2"
+    ended = cli("results", folder, "--csv")
+    rows = list(csv.DictReader(io.StringIO(ended.out)))
+    assert ended.code == 0 and {row["experiment"] for row in rows} == {"longbench", "ppl", "attention", "short"}
+    cells = json.loads((folder / "ppl-yarn" / "scores.json").read_text())["cells"]
+    mine = [row for row in rows if row["folder"] == "ppl-yarn"]
+    assert [float(row["value"]) for row in mine] == [cell["perplexity"] for cell in cells]
+    assert [[float(row["low"]), float(row["high"])] for row in mine] == [cell["interval"] for cell in cells]
+    assert [int(row["length"]) for row in mine] == [cell["window"] for cell in cells]
+    assert {row["method"] for row in mine} == {"yarn"}
+    scores = json.loads((folder / "longbench-16k" / "scores.json").read_text())
+    tasks = {row["task"]: row for row in rows if row["folder"] == "longbench-16k"}
+    assert {name: float(tasks[name]["value"]) for name in scores["tasks"]} == scores["tasks"]
+    assert (tasks["hotpotqa"]["metric"], tasks["hotpotqa"]["length"]) == ("qa_f1", "16384")
+    assert all(row["n"] and row["commit"] and row["data"] for row in rows if row["task"] != "average")
+
+
+def test_results_leave_a_damaged_run_out_and_say_so(cli, tmp_path: Path) -> None:
+    for name, interval in (("good", [1.0, 2.0]), ("bad", "wide")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(json.dumps({"experiment": "ppl", "ended": "x"}))
+        cell = {"window": 512, "scale": 1, "perplexity": 1.5, "interval": interval, "documents": 2, "method": "none"}
+        (tmp_path / name / "scores.json").write_text(json.dumps({"cells": [cell]}))
+    ended = cli("results", tmp_path, "--csv")
+    assert ended.code == 0 and "bad: " in ended.err and "skipped" in ended.err
+    assert [row["folder"] for row in csv.DictReader(io.StringIO(ended.out))] == ["good"]
+
+
+# tasks of one's own
+
+
+EXAMPLE = {"input": "What is the total?", "context": "Total 42.", "answers": ["42"], "length": 2, "all_classes": None}
+ROW = """- task: receipts
+  data: receipts.jsonl
+  prompt: "{context} {input} The total is"
+  metric: qa_f1
+  max_new_tokens: 4
+"""
+
+
+@pytest.fixture
+def own(written, tmp_path: Path) -> str:
+    """A YAML file with one task of three examples."""
+    lines = [json.dumps({**EXAMPLE, "_id": str(number)}) for number in range(3)]
+    (tmp_path / "receipts.jsonl").write_text("\n".join(lines) + "\n")
+    return written(ROW, "tasks.yaml")
+
+
+def test_an_own_task_runs_and_is_scored_without_its_file(own: str, tiny_model, tmp_path: Path) -> None:
+    common = Common.read({"out": tmp_path / "o", "window": "100"})
+    run_experiment(LongBench.read({"include": own, "limit": 2}), common, tiny_model)
+    (tmp_path / own).unlink()
+    assert score_folder(tmp_path / "o")["details"]["receipts"]["scored"] == 2
+    lines = [json.loads(line) for line in (tmp_path / "o/receipts.jsonl").read_text().splitlines()]
+    assert lines[0]["tail"] == "Total 42. What is the total? The total is"
+    lines[0]["pred"], lines[1]["pred"] = "the total: 42", "41"
+    (tmp_path / "o/receipts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    scores = score_folder(tmp_path / "o")
+    # F1 of "total 42" (articles are dropped) against "42": precision 1/2, recall 1, so 2/3; of "41" it is 0
+    assert scores["tasks"]["receipts"] == pytest.approx(100 * (2 / 3 + 0) / 2)
+    assert scores["averages"] == {} and scores["details"]["receipts"]["left_out"] == 1
+
+    changed = ROW.replace("The total is", "Total:")
+    (tmp_path / own).write_text(changed)
+    with pytest.raises(E2BenchError, match="holds a run with versions"):
+        run_experiment(LongBench.read({"include": own}), common, tiny_model)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("metric: qa_f1", "metric: qa_f2"), "tasks.yaml:1: unknown metric 'qa_f2'; did you mean 'qa_f1'?"),
+        (("max_new_tokens", "max_new_token"), "tasks.yaml:5: unknown setting of a task 'max_new_token'"),
+        (("{input}", "{question}"), "tasks.yaml:1: prompt cannot be filled in ('question')"),
+        (("task: receipts", "task: trec"), "tasks.yaml:1: there is a task 'trec' already"),
+        (("task: receipts", "task: ../x"), "tasks.yaml:1: task '../x' is not possible"),
+        (("  metric: qa_f1\n", ""), "tasks.yaml:1: a task needs task, data, prompt, metric; metric is missing"),
+        (("receipts.jsonl", "none.jsonl"), "tasks.yaml:1: receipts: no file none.jsonl"),
+        (("max_new_tokens: 4", "max_new_tokens: 0"), "--max-new-tokens 0 is not possible"),
+    ],
+)
+def test_a_wrong_row_is_refused_with_its_place(own: str, change: tuple[str, str], message: str) -> None:
+    Path(own).write_text(ROW.replace(*change))
+    with pytest.raises(E2BenchError) as caught:
+        LongBench.read({"include": own}).inputs(Common())
+    assert message in str(caught.value)
+
+
+def test_own_tasks_are_picked_by_name_and_stand_alone(own: str) -> None:
+    with pytest.raises(E2BenchError, match=r"unknown task 'receipt'; did you mean 'receipts'?"):
+        LongBench.read({"include": own, "tasks": "receipt"}).inputs(Common())
+    with pytest.raises(E2BenchError, match=r"--data is for LongBench's tasks"):
+        LongBench.read({"include": own, "data": "demo"}).inputs(Common())

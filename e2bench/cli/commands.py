@@ -80,6 +80,17 @@ def view(
 
 
 @app.command(cls=Command)
+def results(
+    folder: Annotated[Path, typer.Argument(help="A run, or a folder of runs.")],
+    csv: Annotated[bool, Flag("--csv", help="As CSV, unrounded, with data, commit and folder.")] = False,
+) -> None:
+    """Every number of many runs, one row each."""
+    from e2bench.cli.results import run
+
+    run(folder, as_csv=csv)
+
+
+@app.command(cls=Command)
 @with_dry_run
 def quickstart(common: Common) -> None:
     """The whole bench in miniature on the embedded model, offline, ending in a report."""

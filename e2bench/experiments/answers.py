@@ -92,6 +92,7 @@ def plan_of(
     resolved: Mapping[str, Any],
     source: DataSource,
     data: Mapping[str, str],
+    facts: Mapping[str, Any] | None = None,
 ) -> Plan:
     """The plan of a run that asks these questions; the scale is one for the run, or follows each input.
 
@@ -123,6 +124,7 @@ def plan_of(
         rope={"method": rule.method, "factor": scale},
         source=source,
         data=data,
+        facts=facts or {},
         scaling=scaling,
         length=window,
         window=window,

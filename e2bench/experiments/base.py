@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from e2bench.errors import E2BenchError, UnknownName
+from e2bench.experiments.numbers import Number, cell_numbers, task_numbers
 from e2bench.rope.windows import PER_INPUT, short_length, short_number
 from e2bench.settings import SETTING, Settings
 
@@ -179,6 +180,13 @@ class Experiment(Settings):
         strict: raise for a line that cannot be scored; else its score and grade are None.
         """
         raise NotImplementedError
+
+    @classmethod
+    def numbers(cls, scores: Mapping[str, Any]) -> Iterator[Number]:
+        """Every number of scores.json: of each cell those in `columns`, or each task's score and the averages."""
+        if not cls.cells:
+            return task_numbers(scores)
+        return cell_numbers(cls.name, cls.columns, cls.amount, scores[cls.cells])
 
     @classmethod
     def table(cls, scores: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:

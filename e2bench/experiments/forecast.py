@@ -108,32 +108,35 @@ def forecast(experiment: Experiment, common: Common, outline: Any, results: Path
     try:
         folder = common.out or Path("results") / experiment.folder_name(outline.name, rule, plan)
         rate = rate_of(experiment, outline, results or folder.parent)
-        return _forecast(experiment, plan, outline, folder, rate)
+        return _forecast(experiment, plan, outline, folder, rate, fresh=common.fresh)
     finally:
         plan.close()
 
 
-def _forecast(experiment: Experiment, plan: Plan, outline: Any, folder: Path, rate: Rate | None) -> Forecast:
-    done = {} if not (folder / RUN).exists() else {item.file: merged(folder, item.file) for item in plan.items}
+def _forecast(
+    experiment: Experiment, plan: Plan, outline: Any, folder: Path, rate: Rate | None, *, fresh: bool
+) -> Forecast:
+    stored = (folder / RUN).exists() and not fresh
+    done = {name: merged(folder, name) for name in {item.file for item in plan.items}} if stored else {}
     left = [item for item in plan.items if item.id not in done.get(item.file, {})]
-    counted = {name: _tokens(plan, items) for name, items in _parts(plan, plan.items).items()}
     open_ones = _parts(plan, left)
     parts = tuple(
-        Part(name, len(items), len(items) - len(open_ones.get(name, ())), counted[name])
+        Part(name, len(items), len(items) - len(open_ones.get(name, ())), _tokens(plan, items))
         for name, items in _parts(plan, plan.items).items()
     )
     sampled = plan.tokens is not None and any(part.inputs > SAMPLE and part.tokens is not None for part in parts)
     longest = plan.longest or plan.window or _longest(plan)
     weights = getattr(outline, "weight_bytes", None)
     unknown = []
-    if None in counted.values():
+    if None in [part.tokens for part in parts]:
         unknown.append(f"tokens: {experiment.name} makes its inputs while it runs")
     if rate is None and left:
         unknown.append("hours: no finished run of the same experiment, model and device there to take the rate from")
     if outline.device is None:
         unknown.append("memory: the server's own")
-    elif weights is None:
-        unknown.append("memory: the weights cannot be counted from the config")
+    elif weights is None or longest is None:
+        what = "weights cannot be counted from the config" if weights is None else "longest input is not known"
+        unknown.append(f"memory: the {what}")
     cost = sum(item.cost for item in left)
     return Forecast(
         folder,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -27,12 +27,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Inputs:
-    """questions: of all chosen tasks, in order.    data: NAME.jsonl: SHA-256, of the files when they were read."""
+    """questions: of all chosen tasks, in order.    data: NAME.jsonl: SHA-256, of the files when they were read.
+
+    own: tasks of one's own, for run.json.
+    """
 
     tasks: Sequence[Task]
     questions: Sequence[Question]
     data: Mapping[str, str]
     source: DataSource
+    own: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -52,12 +56,15 @@ class LongBench(Experiment):
     truncation: str = setting("official", "official (decode, join, re-encode) or ids.", choices=MODES)
     chat_template: str = setting("auto", "auto, none, llama2, vicuna, longchat or FILE.jinja.")
     thinking: bool = setting(True, "Leave a template's thinking block on; --no-thinking asks for none.")
+    include: Path | None = setting(None, "Tasks of your own: a YAML file of rows, or a folder of such files.")
     prompts: Path | None = setting(None, "LongBench's dataset2prompt.json instead of lm-eval's copies.")
     no_context: bool = setting(False, "Leave the document out: what the model knows already.", flags=("--no-context",))
     early_stop: bool = setting(True, "Stop a row once its score cannot change.")
 
     def inputs(self, common: Common) -> Inputs:
         """Prompts and examples of the chosen tasks."""
+        if self.include is not None:
+            return self._own_inputs(common)
         from e2bench.experiments.answers import check_budgets
         from e2bench.prompts.task import read_examples, templates
         from e2bench.tasks.longbench import select
@@ -74,6 +81,27 @@ class LongBench(Experiment):
             check_budgets({task.name: task.max_new_tokens for task in chosen}, common.window)
         data = file_hashes(folder / f"{task.name}.jsonl" for task in chosen)
         return Inputs(chosen, questions, data, source)
+
+    def _own_inputs(self, common: Common) -> Inputs:
+        """Prompts and examples of the tasks that `--include` names."""
+        from e2bench.experiments.answers import check_budgets
+        from e2bench.experiments.own_tasks import read_own_tasks
+
+        assert self.include is not None
+        for name in ("data", "prompts"):
+            if getattr(self, name) is not None:
+                raise E2BenchError(f"--{name} is for LongBench's tasks; with --include each task's row says its own")
+        own = read_own_tasks(self.include, self.tasks)
+        if common.window is not None:
+            check_budgets({one.task.name: one.task.max_new_tokens for one in own}, common.window)
+        questions = [
+            question_of(one.task, one.row.prompt, example, with_context=not self.no_context)
+            for one in own
+            for example in one.examples[: self.limit]
+        ]
+        data = {f"{one.task.name}.jsonl": sha256_of(one.file) for one in own}
+        source = DataSource(OWN, self.include.resolve().name)
+        return Inputs([one.task for one in own], questions, data, source, {one.task.name: one.as_json() for one in own})
 
     def plan(self, model: Generator, rule: ScaleRule, common: Common, inputs: Inputs) -> Plan:
         """Every example of every task; the scale is one for the run, or follows each input."""
@@ -99,12 +127,19 @@ class LongBench(Experiment):
                 "limit": self.limit,
                 "input_limit": limit,
                 "truncation": self.truncation,
-                "prompts": "official" if self.prompts is None else sha256_of(self.prompts),
+                "prompts": self._prompts_name(),
                 "context": not self.no_context,
             },
             source=inputs.source,
             data=inputs.data,
+            facts={"own_tasks": inputs.own} if inputs.own else {},
         )
+
+    def _prompts_name(self) -> str:
+        """Whose prompts they are, for run.json: the official ones, a file's hash, or the rows' of `--include`."""
+        if self.include is not None:
+            return "own"
+        return "official" if self.prompts is None else sha256_of(self.prompts)
 
     def _data_folder(self, tasks: Sequence[Task]) -> tuple[Path, DataSource]:
         """The folder of NAME.jsonl files: the one given, the demo one, or the cached public data set."""
@@ -140,11 +175,12 @@ class LongBench(Experiment):
 
         options: with `rouge_score` also Google's rougeL beside the summaries' scores, as `rouge_score` in the details.
         """
+        from e2bench.experiments.own_tasks import stored_tasks
         from e2bench.scoring.averages import averages
         from e2bench.tasks.longbench import BY_NAME, EVERY_TASK, LONGBENCH
 
         names = names_of(folder)
-        present = [task for task in EVERY_TASK if task.name in names]
+        present = [task for task in (*EVERY_TASK, *stored_tasks(folder)) if task.name in names]
         if not present:
             others = sorted(p.name for p in folder.glob("*.jsonl"))
             what = f"files of unknown tasks ({', '.join(others[:3])})" if others else "no .jsonl file"
@@ -154,15 +190,17 @@ class LongBench(Experiment):
         details = {task.name: task_details(folder, task, bool(options.get("rouge_score"))) for task in present}
         scores = {name: entry.pop("score") for name, entry in details.items()}
         known = {name: score for name, score in scores.items() if score is not None}
-        return {"tasks": known, "averages": averages(known, LONGBENCH), "details": details}
+        own = all(task.name not in BY_NAME for task in present)  # which belong to no average
+        return {"tasks": known, "averages": {} if own else averages(known, LONGBENCH), "details": details}
 
     @classmethod
     def samples(cls, folder: Path, name: str, lines: Sequence[Line], *, strict: bool) -> Iterator[tuple[Line, Sample]]:
         """Answers with their scores. Raises DataError for a file of no task, and with `strict` naming a bad line."""
+        from e2bench.experiments.own_tasks import stored_tasks
         from e2bench.scoring.averages import score_predictions
         from e2bench.tasks.longbench import BY_NAME
 
-        task = BY_NAME.get(name)
+        task = {**{one.name: one for one in stored_tasks(folder)}, **BY_NAME}.get(name)
         if task is None:
             raise DataError(f"{name} is no task of LongBench")
         for number, line in enumerate(lines, 1):

@@ -194,8 +194,6 @@ def given(common: Common, experiment: Experiment) -> dict[str, Any]:
     return {name: shareable(value) if isinstance(value, Path | str) else value for name, value in chosen.items()}
 
 
-
-
 def finish_run(folder: Path, processes: Processes) -> bool:
     """Score a complete run and write scores.json; rank 0 only. Returns whether this process did so."""
     if processes.rank == 0:

@@ -73,7 +73,7 @@ def templates(tasks: list[Task], prompts_file: Path | None = None) -> dict[str, 
             )
         found[task.name] = given[task.template_name] if given is not None else _lm_eval_template(task)
         if given is not None:
-            _check_fields(found[task.name], f"{prompts_file}: the prompt for {task.name!r}")
+            check_fields(found[task.name], f"{prompts_file}: the prompt for {task.name!r}")
         elif hashlib.sha256(found[task.name].encode()).hexdigest() != task.prompt_sha256:
             raise E2BenchError(
                 f"the installed lm-eval's prompt for {task.name} is not LongBench's official one; "
@@ -92,7 +92,7 @@ def _prompts_file(path: Path) -> dict[str, str]:
     return prompts
 
 
-def _check_fields(template: str, what: str) -> None:
+def check_fields(template: str, what: str) -> None:
     """Refuse attributes, conversions and widths too: `{context:>999999999999}` would fill the memory."""
     try:
         fields = [parts[1:] for parts in Formatter().parse(template) if parts[1] is not None]
@@ -146,6 +146,11 @@ def read_examples(folder: Path, task: Task, limit: int | None = None) -> list[di
     path = folder / f"{task.name}.jsonl"
     if not path.is_file():
         raise DataError(f"no file {path}; --data takes a folder with one NAME.jsonl a task (e2bench data longbench)")
+    return examples_of(path, task, limit)
+
+
+def examples_of(path: Path, task: Task, limit: int | None = None) -> list[dict[str, Any]]:
+    """The first `limit` examples of a file. Raises DataError naming file, line and what is wrong."""
     examples: list[dict[str, Any]] = []
     seen: set[str] = set()
     with path.open("rb") as lines:

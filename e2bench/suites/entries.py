@@ -11,8 +11,9 @@ from typing import Any
 from e2bench.errors import E2BenchError, UnknownName
 from e2bench.experiments.base import Experiment, experiment
 from e2bench.experiments.options import Common
+from e2bench.marked import Marked, check_keys
 from e2bench.settings import flag
-from e2bench.suites.file import Marked, SuiteFile, read_file
+from e2bench.suites.file import SuiteFile, read_file
 
 TINY = "tiny"  # the embedded model
 REPORT = "report"
@@ -57,7 +58,7 @@ def read_suite(name: str, common: Common, values: Mapping[str, Any]) -> Suite:
     given = {name: value for name, value in common.given.items() if name in SHARED}
     file = read_file(name, values, given)
     options = {name: value for name, value in given.items() if name not in file.variables}
-    _check_keys(file, file.top, "key of a suite", ("about", "needs", "models", "experiments"))
+    check_keys(file.shown, file.top, "key of a suite", ("about", "needs", "models", "experiments"))
     models = _models(file)
     out = common.out or Path("results") / file.name
     command = {name: value for name, value in common.given.items() if name in OF_THE_COMMAND}
@@ -86,13 +87,6 @@ def _list(file: SuiteFile, key: str) -> list[Marked]:
     return found
 
 
-def _check_keys(file: SuiteFile, values: Marked, kind: str, known: tuple[str, ...]) -> None:
-    for key in values:
-        if key.replace("-", "_") not in known:
-            with file.at(values.lines[key]):
-                raise UnknownName(kind, key, list(known))
-
-
 def _check_settings(file: SuiteFile, values: Marked, *settings: tuple[type, tuple[str, ...]]) -> None:
     """Refuse a value that is not possible, naming its own line. settings: classes with their names among the keys."""
     for key, value in values.items():
@@ -106,7 +100,7 @@ def _models(file: SuiteFile) -> dict[str, dict[str, Any]]:
     """Name: shared settings of every model."""
     models: dict[str, dict[str, Any]] = {}
     for entry in _list(file, "models"):
-        _check_keys(file, entry, "setting of a model", ("name", *SHARED))
+        check_keys(file.shown, entry, "setting of a model", ("name", *SHARED))
         _check_settings(file, entry, (Common, SHARED))
         name = _name(file, entry, _model_name(entry))
         if name in models:
@@ -158,11 +152,11 @@ def _entry(
     with file.at(wanted.lines["experiment"]):
         cls = experiment(str(wanted["experiment"]))
     own = tuple(cls.named())
-    _check_keys(file, wanted, f"setting of {cls.name}", ("experiment", "name", "note", "models", *own, *OF_A_RUN))
+    check_keys(file.shown, wanted, f"setting of {cls.name}", ("experiment", "name", "note", "models", *own, *OF_A_RUN))
     _check_settings(file, wanted, (cls, own), (Common, OF_A_RUN))
     for over in settings[3:]:
         if isinstance(over, Marked):
-            _check_keys(file, over, f"setting of {cls.name}", (*own, *OF_A_RUN))
+            check_keys(file.shown, over, f"setting of {cls.name}", (*own, *OF_A_RUN))
             _check_settings(file, over, (cls, own), (Common, OF_A_RUN))
         elif over:
             raise file.refuse(wanted.lines["models"], f"{over!r} is no setting; write `name: {{key: value}}`")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def run_suite(suite: Suite, *, dry_run: bool, show: Callable[[Path | None], None
         _print(suite, forecasts)
     if dry_run:
         return
-    _work(suite, show)
+    work_off(suite, show)
     if Processes.from_environment().rank:
         return
     out = suite.out / REPORT
@@ -50,7 +51,8 @@ def loaded_as(common: Common) -> Hashable:
     return tuple(getattr(common, name) for name in OF_A_MODEL)
 
 
-def _work(suite: Suite, show: Callable[[Path | None], None]) -> None:
+def work_off(suite: Suite, show: Callable[[Path | None], None]) -> None:
+    """Measure what the runs lack, one model after the other."""
     model, key = None, None
     for number, entry in enumerate(suite.entries, 1):
         _say(number, suite, entry.note or " ".join(filter(None, (entry.model, entry.name))))
@@ -81,12 +83,10 @@ def _forecast(suite: Suite, entry: Entry, outlines: dict[Hashable, Any], aloud: 
         if not common.fresh:
             check_folder_early(entry.experiment, out)
         key = loaded_as(common), entry.experiment.needs
-        if aloud:
+        with nullcontext() if aloud else hushed():
             say(f"{out.relative_to(suite.out)}:")
-            outlines[key] = outlines.get(key) or outline_of(common, entry.experiment)
-            return forecast(entry.experiment, common, outlines[key], suite.out)
-        with hushed():
-            outlines[key] = outlines.get(key) or outline_of(common, entry.experiment)
+            if key not in outlines:
+                outlines[key] = outline_of(common, entry.experiment)
             return forecast(entry.experiment, common, outlines[key], suite.out)
 
 

@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from e2bench.errors import DataError, E2BenchError, UnknownName, one_line
+from e2bench.errors import DataError, E2BenchError, UnknownName
+from e2bench.marked import Marked, at, read_yaml
 
 SHIPPED = Path(__file__).parent
-NOT_YAML = (ValueError, RecursionError)  # PyYAML lets impossible dates and deep nesting through
 VARIABLE = re.compile(r"\$(?:\$|(\w+)|\{(\w+)\})")
-
-
-class Marked(dict[str, Any]):
-    """A mapping that knows its line in the file, and those of its keys."""
-
-    def __init__(self, line: int) -> None:
-        super().__init__()
-        self.line = line
-        self.lines: dict[str, int] = {}
 
 
 @dataclass(frozen=True)
@@ -39,13 +28,9 @@ class SuiteFile:
     top: Marked
     variables: frozenset[str]
 
-    @contextmanager
-    def at(self, line: int, what: str = "") -> Iterator[None]:
+    def at(self, line: int, what: str = "") -> AbstractContextManager[None]:
         """Put file and line before the message of a mistake made inside."""
-        try:
-            yield
-        except E2BenchError as error:
-            raise E2BenchError(f"{self.shown}:{line}: {what}{': ' if what else ''}{error}") from None
+        return at(self.shown, line, what)
 
     def refuse(self, line: int, message: str) -> E2BenchError:
         """A mistake at a line of the file, to be raised."""
@@ -63,12 +48,10 @@ def read_file(name: str, values: Mapping[str, Any], options: Mapping[str, Any]) 
     Raises E2BenchError, one line naming file and place, for what is no suite, and for a value of no variable of it.
     """
     path = _find(name)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     shown = path.name if path.parent == SHIPPED else str(path)
-    top = _parsed(text, shown)
+    top = read_yaml(path, shown)
+    if not isinstance(top, Marked):
+        raise E2BenchError(f"{shown}:1: a suite has `models:` and `experiments:` (docs/howto/suites.md)")
     file = SuiteFile(path.stem, shown, top, frozenset(_variables(top, shown)))
     for key in values:
         if key not in file.variables:
@@ -88,39 +71,6 @@ def _find(name: str) -> Path:
     if path.is_dir() or len(path.parts) > 1 or path.suffix in (".yaml", ".yml"):
         raise DataError(f"no suite file {name}; give a YAML file, or one of {', '.join(shipped())}")
     raise UnknownName("suite", name, shipped())
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain YAML, mappings with their lines."""
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> Marked:
-    made = Marked(node.start_mark.line + 1)
-    for key_node, value_node in node.value:
-        key, line = loader.construct_object(key_node, deep=True), key_node.start_mark.line + 1
-        if not isinstance(key, str):
-            raise yaml.MarkedYAMLError(problem=f"key {key!r} is no text", problem_mark=key_node.start_mark)
-        if key in made:
-            raise yaml.MarkedYAMLError(problem=f"key {key!r} stands twice", problem_mark=key_node.start_mark)
-        made[key] = loader.construct_object(value_node, deep=True)
-        made.lines[key] = line
-    return made
-
-
-_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
-
-
-def _parsed(text: str, shown: str) -> Marked:
-    try:
-        top = yaml.load(text, _Loader)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise E2BenchError(f"{shown}:{line}: not valid YAML: {one_line(error.problem)}") from None
-    except (yaml.YAMLError, *NOT_YAML) as error:
-        raise E2BenchError(f"{shown}: not valid YAML: {one_line(error)[:200]}") from None
-    if not isinstance(top, Marked):
-        raise E2BenchError(f"{shown}:1: a suite has `models:` and `experiments:` (docs/howto/suites.md)")
-    return top
 
 
 def _variables(top: Marked, shown: str) -> list[str]:

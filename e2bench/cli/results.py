@@ -1,0 +1,36 @@
+"""`e2bench results`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from e2bench.errors import printable
+from e2bench.reporting.flat import flat_table
+from e2bench.reporting.table import to_csv
+
+SHOWN = ("folder", "task", "length", "scale", "method", "metric", "value", "95 %", "n")
+
+
+def run(folder: Path, *, as_csv: bool) -> None:
+    """Print the flat table; what was skipped is named on stderr."""
+    table, found = flat_table(folder)
+    for warning in found.warnings:
+        print(f"warning: {printable(warning)}", file=sys.stderr)
+    if as_csv:
+        print(to_csv(table), end="")
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    shown = Table(title=escape(printable(table.title)), title_justify="left")
+    for name in SHOWN:
+        is_number = name in ("length", "scale", "value", "n")
+        kept = name in ("metric", "value")  # a narrow terminal folds other columns
+        shown.add_column(name, justify="right" if is_number else "left", overflow="fold", no_wrap=kept)
+    for row in table.rows:
+        interval = "" if row["low"] is None else f"{row['low']:.4g} – {row['high']:.4g}"
+        cells = {**row, "value": f"{row['value']:.4g}", "95 %": interval}
+        shown.add_row(*(escape(printable("" if cells[name] is None else str(cells[name]))) for name in SHOWN))
+    Console().print(shown)

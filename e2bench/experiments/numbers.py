@@ -1,0 +1,69 @@
+"""Single numbers out of scores.json, for flat tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+# Fields of a cell that say where a number stands, or how much it is over.
+AXES = ("task", "window", "length", "scale", "method", "protocol")
+COUNTS = ("documents", "trials", "samples", "scored", "scored_tokens")
+
+
+@dataclass(frozen=True)
+class Number:
+    """One number of scores.json. None where a score has no such thing.
+
+    length: tokens.    interval: 95 %, [low, high], in the value's unit.    n: samples, trials, … that it is over.
+    """
+
+    metric: str
+    value: float
+    task: str = ""
+    length: int | None = None
+    scale: Any = None
+    method: str | None = None
+    interval: Sequence[float] | None = None
+    n: int | None = None
+
+
+def cell_numbers(
+    name: str, columns: Iterable[str], amount: str, cells: Sequence[Mapping[str, Any]]
+) -> Iterator[Number]:
+    """The measured columns of every cell; the interval belongs to the first of them.
+
+    name: of the experiment: the task of cells that name none.    amount: the field that says how much is behind a cell.
+    """
+    measured = [column for column in columns if column not in (*AXES, *COUNTS, amount)]
+    for cell in cells:
+        there = [column for column in measured if is_number(cell.get(column))]
+        for at, column in enumerate(there):
+            yield Number(
+                column,
+                cell[column],
+                task=str(cell.get("task", name)),
+                length=cell.get("length", cell.get("window")),
+                scale=cell.get("scale"),
+                method=cell.get("method"),
+                interval=cell.get("interval") if at == 0 else None,
+                n=cell.get(amount),
+            )
+
+
+def task_numbers(scores: Mapping[str, Any]) -> Iterator[Number]:
+    """The score of every task, and every average that is complete."""
+    for task, value in scores["tasks"].items():
+        entry = scores.get("details", {}).get(task, {})
+        if is_number(value):
+            metric = str(entry.get("metric") or entry.get("scoring") or "score")
+            yield Number(metric, value, task=task, interval=entry.get("interval"), n=entry.get("scored"))
+    for scheme, found in scores.get("averages", {}).items():
+        for column, value in (found if isinstance(found, dict) else {"": found}).items():
+            if is_number(value):
+                yield Number(f"{scheme} {column}".strip(), value, task="average")
+
+
+def is_number(value: Any) -> bool:
+    """Whether a field holds an int or a float; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
