@@ -38,12 +38,15 @@ _NOT_LETTERS = (
 
 @dataclass(frozen=True)
 class Inputs:
-    """examples: in the data's order.    texts: prompt templates by file.    prompts: as run.json names them."""
+    """examples: in the data's order.    texts: prompt templates by file.    prompts: as run.json names them.
+
+    data: SHA-256 by file, when it was read.
+    """
 
     examples: Sequence[Example]
     texts: Mapping[str, str]
     prompts: Any
-    data: Path
+    data: Mapping[str, str]
     source: DataSource
 
 
@@ -102,13 +105,13 @@ class LongBench2(Experiment):
         path, source = self._data_file()
         examples = read_examples(path, self.limit, whole=self.data is None)
         texts, prompts = ({}, LM_EVAL) if self.scoring == LETTERS else self._texts()
-        return Inputs(examples, texts, prompts, path, source)
+        return Inputs(examples, texts, prompts, file_hashes([path]), source)
 
     def plan(self, model: Any, rule: ScaleRule, common: Common, inputs: Inputs) -> Plan:
         """Every question; answers are read by the official rule, or letters are ranked by lm-eval's."""
         from e2bench.tasks.longbench2 import NAME, VERSION
 
-        shared: dict[str, Any] = {"source": inputs.source, "data": file_hashes([inputs.data])}
+        shared: dict[str, Any] = {"source": inputs.source, "data": inputs.data}
         resolved = {
             "versions": {NAME: VERSION},
             "limit": self.limit,
