@@ -126,6 +126,20 @@ def test_other_methods_equal_transformers_own(method: str, rope_type: str) -> No
     assert torch.equal(logits(model), logits(build(extended)))
 
 
+@pytest.mark.parametrize("length", [L // 2, L, 3 * L, 3 * L + 7])
+def test_dynamic_yarn_is_yarn_at_the_scale_that_each_length_needs(length: int) -> None:
+    rotary = rotary_modules(build(CONFIGS["llama"]))[0]
+    found, on_cos = inverse_frequencies(rotary, RopeScaling("dynamic-yarn", 4), native=L, length=length)
+    d, base, scale = 8, 10000, max(1, length / L)
+    # jquesnelle/yarn, scaled_rope/LlamaDynamicYaRNScaledRotaryEmbedding.py: beta 32 and 1, bounds rounded outward
+    bounds = [d * math.log(L / (turns * 2 * math.pi)) / (2 * math.log(base)) for turns in (32, 1)]
+    low, high = max(math.floor(bounds[0]), 0), min(math.ceil(bounds[1]), d - 1)
+    kept = 1 - ((torch.arange(d // 2) - low) / (high - low)).clamp(0, 1)
+    plain = 1 / base ** (torch.arange(0, d, 2, dtype=torch.float64) / d)
+    torch.testing.assert_close(found.double(), plain / scale * (1 - kept) + plain * kept, rtol=1e-6, atol=0)
+    assert on_cos == pytest.approx(1 if scale <= 1 else 0.1 * math.log(scale) + 1)
+
+
 def test_ntk_raises_the_base_by_the_published_power() -> None:
     rotary = rotary_modules(build(CONFIGS["llama"]))[0]
     found, on_cos = inverse_frequencies(rotary, RopeScaling("ntk", 4), native=L)

@@ -58,7 +58,11 @@ class Common(Settings):
         panel=MODEL,
     )
     method: str | None = setting(
-        None, "linear (PI, E²), ntk, dynamic, yarn or none.", parse=parse_method, choices=METHODS, panel=MODEL
+        None,
+        "linear (PI, E²), ntk, dynamic, yarn, dynamic-yarn or none.",
+        parse=parse_method,
+        choices=METHODS,
+        panel=MODEL,
     )
     window: int | None = setting(
         None, "Tokens of input and answer together. Default: g·L.", parse=parse_length, panel=MODEL

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from e2bench.errors import E2BenchError, UnknownName
@@ -25,6 +25,7 @@ class Method:
     parameters: (g, L in tokens) -> `rope_parameters` for transformers' own RoPE code, without theta; None: the config's
         own are kept, so that only a checkpoint can ask for the method.
     seq_len: (g, L, tokens of the input) -> the length that transformers computes the frequencies for; None: no length.
+    factor: (L, tokens of the input) -> the factor for that input; None: g itself.
     by_length: whether the frequencies follow each input's length, so that a batch holds one prompt.
     in_config: whether a config says the same at every length (export, servers).
     plain_at_one: whether g = 1 is the pretrained rotation.
@@ -34,6 +35,7 @@ class Method:
     label: str
     parameters: Callable[[float, int], Parameters] | None
     seq_len: Callable[[float, int, int], int] | None = None
+    factor: Callable[[int, int], float] | None = None
     by_length: bool = False
     in_config: bool = True
     plain_at_one: bool = True
@@ -69,6 +71,11 @@ def _extended(g: float, native: int, tokens: int) -> int:
     return math.ceil(g * native)
 
 
+def _needed(native: int, tokens: int) -> float:
+    """Dynamic YaRN's scale: 1 up to L tokens, beyond it what they need; g only says how long inputs may be."""
+    return max(1.0, tokens / native)
+
+
 def _at_least_native(g: float, native: int, tokens: int) -> int:
     return max(tokens, native)
 
@@ -79,6 +86,7 @@ ROWS = (
     Method("ntk", "NTK", _frozen_ntk, _extended, in_config=False),
     Method("dynamic", "Dynamic NTK", _dynamic, _at_least_native, by_length=True, in_config=False, plain_at_one=False),
     Method("yarn", "YaRN", _yarn),  # arXiv 2309.00071
+    Method("dynamic-yarn", "Dynamic YaRN", _yarn, factor=_needed, by_length=True, in_config=False, plain_at_one=False),
     Method("longrope", "LongRoPE", None, by_length=True, plain_at_one=False),  # arXiv 2402.13753
     Method("checkpoint", "the checkpoint's own", None, plain_at_one=False),
 )
@@ -99,8 +107,10 @@ class RopeScaling:
     """A scaling method and its factor g.
 
     method: `none` (as pretrained), `linear` (PI and E²), `ntk` (NTK-aware base, fixed), `dynamic` (NTK base from the
-        length of each input), `yarn` (arXiv 2309.00071); or what a checkpoint's config says: `longrope` (arXiv
-        2402.13753, short or long factors by the length of each input), else `checkpoint`.
+        length of each input), `yarn` (arXiv 2309.00071), `dynamic-yarn` (the same with the factor that each input's
+        length needs; jquesnelle/yarn, scaled_rope/LlamaDynamicYaRNScaledRotaryEmbedding.py at a18e549); or what a
+        checkpoint's config says: `longrope` (arXiv 2402.13753, short or long factors by the length of each input), else
+        `checkpoint`.
     factor: g >= 1.
     """
 
@@ -123,6 +133,10 @@ class RopeScaling:
     def is_plain(self) -> bool:
         """Whether it is the pretrained rotation."""
         return self.method == "none" or (self.factor == 1 and self.row.plain_at_one)
+
+    def for_input(self, native: int, tokens: int) -> RopeScaling:
+        """The scaling with the factor for an input of so many tokens."""
+        return self if self.row.factor is None else replace(self, factor=self.row.factor(native, tokens))
 
     def replacing(self, current: Parameters, native: int) -> Parameters:
         """`rope_parameters` in place of `current`: what else describes the rotation kept, the type and factor replaced.

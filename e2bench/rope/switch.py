@@ -38,6 +38,7 @@ def inverse_frequencies(
         raise ValueError("the checkpoint's own frequencies are not computed but restored")
     row, config = scaling.row, copy.deepcopy(rotary.config)
     parameters = config.rope_parameters[layer_type] if layer_type else config.rope_parameters
+    scaling = scaling.for_input(native, length or native)
     plain = scaling.is_plain
     if plain and parameters.get("rope_type") == "proportional":  # a plain rotation of a part of each head
         return _float32(rope_frequencies(ROPE_INIT_FUNCTIONS["proportional"], config, layer_type=layer_type))
