@@ -59,7 +59,10 @@ _named: dict[type, dict[str, tuple[Field[Any], Setting, Any]]] = {}
 
 @dataclass(frozen=True)
 class Settings:
-    """Base of dataclasses whose fields are settings.    given: settings as they were given, by name."""
+    """Base of dataclasses whose fields are settings.    given: settings as they were given, by name.
+
+    A field whose name the class has another use for ends in an underscore, which its users do not see.
+    """
 
     given: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False, kw_only=True)
 
@@ -69,7 +72,7 @@ class Settings:
         if cls not in _named:  # resolving types takes milliseconds, and every command asks
             hints = get_type_hints(cls)
             known = (f for f in fields(cls) if SETTING in f.metadata)
-            _named[cls] = {f.name: (f, f.metadata[SETTING], hints[f.name]) for f in known}
+            _named[cls] = {f.name.rstrip("_"): (f, f.metadata[SETTING], hints[f.name]) for f in known}
         return _named[cls]
 
     @classmethod
@@ -83,10 +86,10 @@ class Settings:
             name = key.replace("-", "_")
             if name not in known:
                 raise UnknownName(f"setting of {cls.title()}", key, list(known))
-            _, about, hint = known[name]
+            field_, about, hint = known[name]
             text = _plain(hint, name, value, parsed=about.parse is not None)
             is_text = about.parse is not None and isinstance(text, str)
-            typed[name] = about.checked(name, _parsed(name, about, text) if is_text else text)
+            typed[field_.name] = about.checked(name, _parsed(name, about, text) if is_text else text)
             given[name] = text
         return cls(**typed, given=given)
 
@@ -103,7 +106,7 @@ class Settings:
         """Settings as they were given, and with `defaults` those that were not; None is left out."""
         shown = {}
         for name, (field_, about, _) in self.named().items():
-            value = getattr(self, name)
+            value = getattr(self, field_.name)
             if name in self.given:
                 value = self.given[name]
             elif value == field_.default:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from e2bench.data.fetch import Archive
 from e2bench.errors import UnknownName
-from e2bench.tasks.longbench2 import PROMPT_FILES, REVISION
+from e2bench.tasks.longbench2 import PROMPT_SHA256, REVISION
 
 DATASETS = {
     archive.name: archive
@@ -26,9 +26,7 @@ DATASETS = {
             None,
             None,
             "LongBench v2, 503 questions (formerly THUDM/LongBench-v2), and its prompts from GitHub",
-            without="--data FOLDER with its data.json, and --prompts FOLDER with the files of "
-            f"github.com/THUDM/LongBench/tree/{REVISION[:7]}/prompts",
-            beside=PROMPT_FILES,
+            without="--data FOLDER with its data.json, and --prompts FOLDER with the prompts",
         ),
         Archive(
             "proof-pile",
@@ -43,8 +41,104 @@ DATASETS = {
 }
 
 
+# What RULER's samples are made from (tasks/ruler.py), by what `Sources` calls it. Its own script fetches the essays page
+# by page from addresses whose texts change; these are the ones that lm-eval's port reads.
+RULER = {
+    archive.name.removeprefix("ruler-"): archive
+    for archive in (
+        Archive(
+            "ruler-essays",
+            "baber/paul_graham_essays",
+            "essays.parquet",
+            "792d672b77d1a67720f7e9820d646358fc18792e",
+            "825448033be010042ffd6fc77c32bbcab61f2ef63196f0fc4bfbf5b388a1660e",
+            None,
+            "essays by Paul Graham",
+            part_of="ruler",
+        ),
+        Archive(
+            "ruler-hotpotqa",
+            "namlh2004/hotpotqa",
+            "hotpot_dev_distractor_v1.json",
+            "7e54db4656209750ff487f6fdf8e39a66dba136b",
+            "e3da074df24e8369009918aa5cdbdd254dadcde4c63f7569d36afd6f2268caa8",
+            None,
+            "HotpotQA's development set, distractor setting (CC BY-SA 4.0), from the mirror that RULER names",
+            part_of="ruler",
+        ),
+        Archive(
+            "ruler-squad",
+            "SQuAD",
+            "dev-v2.0.json",
+            "2.0",
+            "80a5225e94905956a6446d296ca1093975c4d3b3260f1d6c8f68bc2ab77182d8",
+            None,
+            "SQuAD 2.0's development set (CC BY-SA 4.0)",
+            "https://rajpurkar.github.io/SQuAD-explorer/dataset/dev-v2.0.json",
+            "ruler",
+        ),
+        Archive(
+            "ruler-english_words",
+            "NVIDIA/RULER",
+            "english_words.json",
+            "c3f5e3b4f87f97e048793bb510a3a6b19a46bf3a",
+            "affcd6d45fdf3cc843d585c99c97ad615094e760e6c4756b654bab6c73bc2eca",
+            None,
+            "RULER's word list for cwe in long windows (Apache-2.0)",
+            "https://media.githubusercontent.com/media/NVIDIA/RULER/c3f5e3b4f87f97e048793bb510a3a6b19a46bf3a/"
+            "scripts/data/synthetic/json/english_words.json",
+            "ruler",
+        ),
+        Archive(
+            "ruler-punkt",
+            "nltk/nltk_data",
+            "punkt_tab.zip",
+            "4f15a3d89eefe9748ec1c05be495d91289197155",
+            "e57f64187974277726a3417ca6f181ec5403676c717672eef6a748a7b20e0106",
+            "punkt_tab/english/*",
+            "NLTK's sentence tokenizer",
+            "https://raw.githubusercontent.com/nltk/nltk_data/4f15a3d89eefe9748ec1c05be495d91289197155/"
+            "packages/tokenizers/punkt_tab.zip",
+            "ruler",
+        ),
+    )
+}
+
+
+# LongBench v2's prompts, by their file's name.
+LONGBENCH2_PROMPTS = {
+    name: Archive(
+        f"longbench2-{name.removesuffix('.txt')}",
+        "THUDM/LongBench",
+        name,
+        REVISION,
+        sha256,
+        None,
+        "a prompt of LongBench v2",
+        f"https://raw.githubusercontent.com/THUDM/LongBench/{REVISION}/prompts/{name}",
+        "longbench2",
+        f"--prompts FOLDER with the files of github.com/THUDM/LongBench/tree/{REVISION[:7]}/prompts",
+    )
+    for name, sha256 in PROMPT_SHA256.items()
+}
+
+
 def find(name: str) -> Archive:
     """The public data set of that name. Raises UnknownName."""
     if name not in DATASETS:
         raise UnknownName("data set", name, list(DATASETS))
     return DATASETS[name]
+
+
+def every_set() -> list[Archive]:
+    """All files of all public data sets."""
+    return [*DATASETS.values(), *RULER.values(), *LONGBENCH2_PROMPTS.values()]
+
+
+def find_all(name: str) -> list[Archive]:
+    """The public data set of that name, all its files. Raises UnknownName."""
+    every = every_set()
+    found = [archive for archive in every if name in (archive.name, archive.part_of)]
+    if not found:
+        raise UnknownName("data set", name, list(dict.fromkeys(archive.part_of or archive.name for archive in every)))
+    return found

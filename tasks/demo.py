@@ -1,4 +1,4 @@
-"""Small data for a machine without any: examples of all 21 tasks in LongBench's layout, and documents for perplexity.
+"""Small data for a machine without any: LongBench's 21 tasks, documents for perplexity, texts for RULER.
 
 The texts are made up here by a seeded generator; code and documents are the installed Python's own source files (those
 that the embedded model was not trained on). Scores on them show that the bench works, not how good a model is.
@@ -9,12 +9,16 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import re
+import string
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from e2bench.data.fetch import cache_folder
-from e2bench.data.stdlib import Document, stdlib_documents
+from e2bench.data.ruler.sources import MissingFile, Question, Questions, Sources
+from e2bench.data.stdlib import Document, docstrings, stdlib_documents
 from e2bench.files import write_atomic
 from e2bench.tasks.longbench import LONGBENCH
 
@@ -214,3 +218,43 @@ def corpus_file() -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, "".join(document.line() for document in long_documents()))
     return path
+
+
+class DemoTexts(Sources):
+    """Stands for RULER's essays, questions and long word list: docstrings of held-out files, made-up facts, made-up words."""
+
+    def __init__(self) -> None:
+        super().__init__(_no_file)
+
+    @cached_property
+    def essay_words(self) -> list[str]:
+        """The docstrings of the held-out source files as one list of words."""
+        return " ".join(text for document in held_out_documents() for text in docstrings(document.text)).split()
+
+    def split(self, text: str) -> list[str]:
+        """Sentences, cut behind a full stop, a colon, a question or an exclamation mark."""
+        return re.split(r"(?<=[.:?!]) ", text)
+
+    @cached_property
+    def many_words(self) -> list[str]:
+        """Twenty thousand made-up words of six letters."""
+        rng = random.Random("demo/words")
+        return sorted({"".join(rng.choices(string.ascii_lowercase, k=6)) for _ in range(20_000)})
+
+    def questions(self, name: str) -> Questions:
+        """Who keeps what where: a document for each pair of a name and a thing."""
+        rng = random.Random(f"demo/{name}")
+        pairs = [(person, thing, rng.choice(PLACES)) for person in NAMES for thing in THINGS]
+        documents = [
+            f"{person} keeps the {thing} in {place}. {person} looks after it." for person, thing, place in pairs
+        ]
+        asked = [
+            Question(f"Where does {person} keep the {thing}?", [place], [at])
+            for at, (person, thing, place) in enumerate(pairs)
+        ]
+        rng.shuffle(asked)
+        return Questions(asked, documents)
+
+
+def _no_file(name: str) -> Path:
+    raise MissingFile(f"{name}: demo texts are made, not read")

@@ -8,8 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from e2bench.data.fetch import WebFile
-
 NAME, LETTERS_NAME = "longbench2", "longbench2-letters"  # of the two scores, and of the files of their lines
 VERSION = "1"  # changes with any prompt or with how an answer is read
 QUESTIONS = 503
@@ -46,10 +44,6 @@ PROMPT_SHA256 = {
     COT_ANSWER: "85ec59df4ac0e27aabbc619a7ca5cf3ae1787dd5a76cf51a18944eb52c91955f",
     NO_CONTEXT: "125fb44183af01ffc623df19392b80a287db62af3e2a2805e5b2ff9c7b2bee30",
 }
-PROMPT_FILES = tuple(
-    WebFile(f"https://raw.githubusercontent.com/THUDM/LongBench/{REVISION}/prompts/{name}", sha256)
-    for name, sha256 in PROMPT_SHA256.items()
-)
 # Placeholder: field of a question. In pred.py's order: a later one is also replaced inside what an earlier one put in.
 PLACEHOLDERS = {
     "$DOC$": "context",

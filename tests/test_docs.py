@@ -62,6 +62,7 @@ NOT_RUN: dict[str, list[str]] = {
         "e2bench report results/llama2-32k --out report-32k",
     ],
     "docs/howto/read-the-page.md": ["e2bench compare RUN_A RUN_B"],
+    "docs/howto/ruler.md": ["e2bench data ruler"],
     "docs/howto/serve-vllm.md": [
         "eval $(e2bench serve-command --model meta-llama/Llama-2-7b-hf --scale",
         "e2bench longbench --model http://127.0.0.1:8000/v1 --served-model",

@@ -61,6 +61,8 @@ def show(folder: Path, scores: dict[str, Any], written: Path) -> None:
     for row in rows:
         table.add_row(*(escape(printable(cell)) for cell in row))
     console.print(table)
+    for line in experiment_of(folder).closing(scores):
+        console.print(escape(printable(line)), highlight=False)
     for scheme in SCHEMES:
         if scheme in scores.get("averages", {}):
             values = scores["averages"][scheme]
@@ -69,14 +71,14 @@ def show(folder: Path, scores: dict[str, Any], written: Path) -> None:
     if "Avg." in scores.get("averages", {}):  # of the short benchmarks
         average = scores["averages"]["Avg."]
         console.print("Avg. needs every task of Table 7" if average is None else f"Avg. {average:.2f}", highlight=False)
-    incomplete = scores.get("averages") and any(
-        None in v.values() for v in scores["averages"].values() if isinstance(v, dict)
-    )
-    if incomplete:
+    averages = [
+        v for each in scores.get("averages", {}).values() for v in (each.values() if isinstance(each, dict) else [each])
+    ]
+    if None in averages:
         console.print("An average is shown only when every one of its tasks has a score.", style="dim")
     run = read_run(folder) if (folder / RUN).exists() else {}
     console.print(escape(printable(f"data: {data_label(run, scores, of)}")), highlight=False)
-    if scores.get("averages") and (short := shortfall(run, scores)):
+    if any(average is not None for average in averages) and (short := shortfall(run, scores)):
         console.print(f"averages over {short}: not to be read beside published ones.", highlight=False)
     console.print(escape(printable(f"written: {written}")), highlight=False, style="dim", soft_wrap=True)
     after = f"next: e2bench report {folder} for its page, or e2bench compare {folder} OTHER_RUN"

@@ -11,6 +11,7 @@ import shutil
 import struct
 import tempfile
 import time
+import urllib.request
 import zipfile
 import zlib
 from contextlib import suppress
@@ -18,37 +19,24 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from e2bench.errors import DataError
-from e2bench.files import file_hashes, make_folder, read_json, sha256_of, write_atomic, write_json
+from e2bench.files import file_hashes, read_json, sha256_of, write_atomic, write_json
 from e2bench.hub import OFFLINE, is_online
 
 SUMS = "sha256.json"  # beside what was unpacked: the hash of each file
 MAX_UNPACKED_BYTES = 8 << 30
 MAX_MEMBERS = 10_000
 ABANDONED_S = 3600  # unpacking takes seconds
-MAX_FILE_BYTES = 1 << 20  # of a `WebFile`
-TIMEOUT_S = 30
-
-
-@dataclass(frozen=True)
-class WebFile:
-    """A small file at a pinned revision on the web, and the SHA-256 that it must have."""
-
-    url: str
-    sha256: str
-
-    @property
-    def name(self) -> str:
-        """The last part of its address."""
-        return self.url.rpartition("/")[2]
 
 
 @dataclass(frozen=True)
 class Archive:
-    """One file of a data-set repository on the Hugging Face hub.
+    """One file of a data-set repository on the Hugging Face hub, or at an address.
 
+    url: the file's address where it is not on the hub; then `sha256` is given, and `repo` says whose it is.
+    part_of: the data set of which it is one file.
     sha256: of the file; None where it is not known beforehand: then the hub's own checksum for `revision` is used.
     members: which files of a zip archive are taken out, as a glob over their paths; None for a file used as it is.
-    without: what to give where there is no network.    beside: files from elsewhere that belong to it.
+    without: what to give where there is no network.
     """
 
     name: str
@@ -58,8 +46,9 @@ class Archive:
     sha256: str | None
     members: str | None
     about: str
+    url: str = ""
+    part_of: str = ""
     without: str = "--data FOLDER (your own copy) or --data demo (comes with e2bench)"
-    beside: tuple[WebFile, ...] = ()
 
 
 def cache_folder() -> Path:
@@ -76,7 +65,7 @@ def fetch(archive: Archive) -> Path:
     """
     target = cache_folder() / f"{archive.name}-{archive.revision[:12]}"
     if not target.exists():
-        downloaded = _download(archive)
+        downloaded = _from_address(archive) if archive.url else _download(archive)
         if expected := archive.sha256 or hub_hash(downloaded):
             verify(downloaded, expected)
         if archive.members is None:
@@ -103,39 +92,6 @@ def _unpack_into(target: Path, downloaded: Path, members: str) -> None:
                 raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def fetch_beside(archive: Archive) -> Path:
-    """The folder in the cache with the data set's `beside` files, each verified, and fetched if it is not there.
-
-    Raises DataError when one cannot be fetched or its checksum differs.
-    """
-    folder = cache_folder() / f"{archive.name}-beside"
-    make_folder(folder)
-    for file in archive.beside:
-        target = folder / file.name
-        if not target.exists():
-            write_atomic(target, _read_web(file, archive))
-        verify(target, file.sha256)
-    return folder
-
-
-def _read_web(file: WebFile, archive: Archive) -> bytes:
-    from urllib.request import urlopen
-
-    try:
-        if not is_online():
-            raise OSError(OFFLINE)
-        with urlopen(file.url, timeout=TIMEOUT_S) as answer:
-            content: bytes = answer.read(MAX_FILE_BYTES)
-        if hashlib.sha256(content).hexdigest() != file.sha256:
-            raise OSError(f"its SHA-256 is not {file.sha256[:16]}…")
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{file.name} of {archive.name} cannot be fetched from {file.url}: {' '.join(str(error).split())[:120]}; "
-            f"with a network: e2bench data {archive.name}; without: {archive.without}"
-        ) from None
-    return content
 
 
 def size_bytes(archive: Archive) -> int | None:
@@ -182,10 +138,35 @@ def _download(archive: Archive) -> Path:
         return Path(hf_hub_download(archive.repo, archive.filename, repo_type="dataset", revision=archive.revision))
     except Exception as error:  # the hub client raises many kinds
         reason = " ".join(str(error).split()).partition(". ")[0][:200] if online else OFFLINE
-        raise DataError(
-            f"{archive.name} cannot be fetched from the hub ({archive.repo}): {reason}; with a network: e2bench data "
-            f"{archive.name}; without: {archive.without}"
-        ) from None
+        raise _unfetched(archive, reason) from None
+
+
+def _from_address(archive: Archive) -> Path:
+    """The file at `url` in our own cache, fetched and verified if it is not there yet."""
+    path = cache_folder() / "files" / f"{archive.name}-{archive.revision[:12]}{Path(archive.filename).suffix}"
+    if path.exists():
+        return path
+    if not is_online():
+        raise _unfetched(archive, OFFLINE)
+    try:
+        with urllib.request.urlopen(archive.url, timeout=60) as answer:
+            content = answer.read(MAX_UNPACKED_BYTES)
+    except (OSError, ValueError) as error:
+        raise _unfetched(archive, " ".join(str(error).split())[:200]) from None
+    found = hashlib.sha256(content).hexdigest()
+    if found != archive.sha256:
+        raise _unfetched(archive, f"its SHA-256 is {found[:16]}…, expected {str(archive.sha256)[:16]}…")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, content)
+    return path
+
+
+def _unfetched(archive: Archive, reason: str) -> DataError:
+    where = archive.url or f"the hub ({archive.repo})"
+    return DataError(
+        f"{archive.name} cannot be fetched from {where}: {reason}; with a network: e2bench data "
+        f"{archive.part_of or archive.name}; without: {archive.without}"
+    )
 
 
 def hub_hash(cached: Path) -> str | None:

@@ -84,10 +84,13 @@ def package_documents() -> Iterator[Document]:
                 yield from _checked(Document(f"{name}/{file.as_posix()}", "PackageDocstrings", text))
 
 
-def docstrings(path: Path) -> list[str]:
-    """The docstrings of a Python file's module, classes and functions, in order, indentation removed."""
+def docstrings(source: Path | str) -> list[str]:
+    """The docstrings of a Python file's module, classes and functions, in order, indentation removed.
+
+    source: the file, or its text.
+    """
     try:
-        tree = ast.parse(path.read_bytes())
+        tree = ast.parse(source if isinstance(source, str) else source.read_bytes())
     except (OSError, SyntaxError, ValueError):  # templates that are not yet Python
         return []
     described = (n for n in ast.walk(tree) if isinstance(n, ast.Module | ast.ClassDef | ast.FunctionDef))

@@ -146,6 +146,10 @@ class Experiment(Settings):
                 f"--scale {PER_INPUT} is several scales; a {self.name} run has one: give a number or auto"
             )
 
+    def without_model(self, common: Common) -> bool:
+        """Do what is asked for instead of a run and needs no model; False where there is no such thing."""
+        return False
+
     def inputs(self, common: Common) -> Any:
         """Data and settings checked against each other, before the model is loaded; handed to `plan`."""
 
@@ -193,6 +197,11 @@ class Experiment(Settings):
         """(headings, rows) of scores.json for the terminal."""
         return shown(cls.columns, scores[cls.cells], cls.fractions)
 
+    @classmethod
+    def closing(cls, scores: Mapping[str, Any]) -> list[str]:
+        """Lines below that table."""
+        return []
+
 
 def default_folder(experiment: str, model: str, rule: ScaleRule, window: int | None = None) -> str:
     """EXPERIMENT-MODEL-SCALE, with the method and the window where they are not what the scale says."""
@@ -229,6 +238,7 @@ def _cell(name: str, value: Any, is_fraction: bool = False) -> str:
 _CLASSES = {
     "longbench": ("longbench", "LongBench"),
     "longbench2": ("longbench2", "LongBench2"),
+    "ruler": ("ruler", "Ruler"),
     "short": ("short", "Short"),
     "ppl": ("perplexity", "Perplexity"),
     "passkey": ("passkey", "PassKey"),

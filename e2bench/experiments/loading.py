@@ -6,7 +6,7 @@ import logging
 import os
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from e2bench.errors import E2BenchError, UnknownName
 from e2bench.experiments.base import answerable
@@ -15,6 +15,9 @@ from e2bench.extras import require
 from e2bench.models.loading import ModelSpec, check_source
 from e2bench.rope.windows import Scale, short_length
 from e2bench.terminal import say
+
+if TYPE_CHECKING:
+    from e2bench.models.texts import Texts
 
 
 def load_model(common: Common, *, needs: str = "Scorer") -> Any:
@@ -32,6 +35,22 @@ def load_model(common: Common, *, needs: str = "Scorer") -> Any:
     if common.model is None:
         say(f"no --model given: using the embedded tiny model (window {short_length(model.native_window)})")
     return model
+
+
+def load_tokenizer_alone(common: Common) -> Texts:
+    """The tokenizer of --tokenizer, or else of --model, as what turns texts into ids; no weights are read."""
+    quiet_bars()
+    common = with_preset(common)
+    if common.tokenizer is None and common.is_served:
+        raise E2BenchError("a served model has no tokenizer here; give it with --tokenizer")
+    quiet_libraries()
+    from e2bench.models.loading import embedded_model, load_tokenizer
+    from e2bench.models.texts import Texts
+
+    found = Texts()
+    source = common.tokenizer or common.model or str(embedded_model())
+    found.tokenizer, _ = load_tokenizer(source, common.trust_remote_code)
+    return found
 
 
 def check_model(common: Common) -> None:

@@ -151,15 +151,18 @@ class LongBench2(Experiment):
 
     def _texts(self) -> tuple[dict[str, str], Any]:
         """The protocol's prompts by file, and what run.json says of them."""
-        from e2bench.data.fetch import fetch_beside
+        from e2bench.data.fetch import fetch
         from e2bench.experiments.questions import read_prompts
-        from e2bench.tasks.corpora import find
+        from e2bench.tasks.corpora import LONGBENCH2_PROMPTS
         from e2bench.tasks.longbench2 import ANSWER, COT, COT_ANSWER, NO_CONTEXT
 
         names = (COT, COT_ANSWER) if self.cot else (NO_CONTEXT,) if self.no_context else (ANSWER,)
         if self.prompts is not None:
-            check_folder(self.prompts, f"--prompts takes a folder with {' and '.join(names)}")
-        texts, own = read_prompts(self.prompts or fetch_beside(find(self.name)), names)
+            folder = check_folder(self.prompts, f"--prompts takes a folder with {' and '.join(names)}")
+            paths = {name: folder / name for name in names}
+        else:
+            paths = {name: fetch(LONGBENCH2_PROMPTS[name]) for name in names}
+        texts, own = read_prompts(paths)
         if own:
             say(f"{', '.join(own)}: prompts of your own, not LongBench v2's: not to be read beside published numbers")
         return texts, own or OFFICIAL

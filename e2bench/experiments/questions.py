@@ -80,11 +80,10 @@ def check_value(name: str, value: Any, where: str) -> None:
         raise DataError(f"{where}: {name} is {value!r:.40}; needed is a text")
 
 
-def read_prompts(folder: Path, names: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+def read_prompts(paths: Mapping[str, Path]) -> tuple[dict[str, str], dict[str, str]]:
     """(prompts by file, SHA-256 of those that are not LongBench's own). Raises DataError for what is no such prompt."""
     texts, own = {}, {}
-    for name in names:
-        path = folder / name
+    for name, path in paths.items():
         try:
             raw = path.read_bytes()
             texts[name] = raw.decode("utf-8")

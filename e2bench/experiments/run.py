@@ -34,12 +34,14 @@ ADVICE = {
 
 
 def run_experiment(experiment: Experiment, common: Common, model: Any = None) -> Path | None:
-    """Measure, score, and return the run's folder; None on other ranks than 0, and after a dry run.
+    """Measure, score, and return the run's folder; None on other ranks than 0, and where nothing was to be measured.
 
     model: a loaded one, a served one or what answers like one; None: the one that `common` names.
     Raises E2BenchError for what is refused: without the model where that can be seen without it.
     """
     experiment.check(common)
+    if experiment.without_model(common):
+        return None
     if common.out is not None and not common.fresh:
         check_folder_early(experiment, common.out)
     if common.dry_run:
@@ -103,8 +105,8 @@ def check_folder_early(experiment: Experiment, out: Path) -> None:
     if stored.get("experiment") != experiment.name or not isinstance(resolved, dict):
         return
     differing = {}
-    for name, (_, about, _) in experiment.named().items():
-        value = getattr(experiment, name)
+    for name, (field, about, _) in experiment.named().items():
+        value = getattr(experiment, field.name)
         stays = isinstance(value, bool) or bool(about.choices) or (isinstance(value, int) and about.parse is None)
         if about.lines is None and stays and name in resolved and resolved[name] != value:
             differing[name] = (resolved[name], value)

@@ -1,4 +1,4 @@
-"""A function of one's own as a model: texts in, answers out. Does what LongBench and passkey ask of a model."""
+"""A function of one's own as a model: texts in, answers out. Does what LongBench, RULER and passkey ask of a model."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@
 - tables.py, ablations.py, longbench2.py, details.py: runs -> Table; published/: the paper's rows
 - table.py: Table -> CSV, Markdown, LaTeX
 - figures.py: Figure, and how ours look; curves.py, maps.py: runs -> Figure (PNG and the numbers drawn)
+- ruler.py: RULER's tables and figure
 - samples.py: every line for the browser; settings.py: what runs differ in; page.py, templates/: all of it -> index.html
 - output.py: the report's folder
 """
@@ -17,7 +18,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from e2bench.errors import DataError, one_line, printable
-from e2bench.reporting import ablations, curves, details, longbench2, maps, page, samples, settings, tables
+from e2bench.reporting import ablations, curves, details, longbench2, maps, page, ruler, samples, settings, tables
 from e2bench.reporting.output import Output
 from e2bench.reporting.runs import Results, scan
 from e2bench.reporting.table import WRITERS, to_csv
@@ -96,10 +97,13 @@ def _made(found: Results) -> Made:
 
 def _content(found: Results) -> page.Content:
     """Tables, figures and the lists of runs and settings."""
-    made = [table for part in (tables, ablations, longbench2) for build in part.BUILDERS for table in build(found)]
+    made = [
+        table for part in (tables, ablations, longbench2, ruler) for build in part.BUILDERS for table in build(found)
+    ]
     made.sort(key=lambda table: (not table.name.startswith("table"), table.name))
-    behind = [table for build in (*details.BUILDERS, *longbench2.DETAILS) for table in build(found)]
-    figures = [figure for draw in (*curves.BUILDERS, *maps.BUILDERS) for figure in draw(found)]
+    behind_them = (*details.BUILDERS, *longbench2.DETAILS, *ruler.DETAILS)
+    behind = [table for build in behind_them for table in build(found)]
+    figures = [figure for draw in (*curves.BUILDERS, *maps.BUILDERS, *ruler.FIGURES) for figure in draw(found)]
     figures.sort(key=lambda figure: (not figure.name.startswith("figure"), figure.name))
     return page.Content(made, behind, figures, page.overview(found), settings.of_runs(found))
 

@@ -82,7 +82,7 @@ class Run:
 
     @cached_property
     def cells(self) -> list[dict[str, Any]]:
-        """What the run's tables and figures draw: the `cells` of ppl, the `lengths` of passkey and attention."""
+        """What the run's tables and figures draw: the `cells` of ppl, the `lengths` of ruler, passkey and attention."""
         return checked_cells(self)
 
 
@@ -119,9 +119,7 @@ def scan(*results: Path) -> Results:
     if not (found.runs or found.profiles or found.trainings):
         skipped = f" ({found.warnings[0]})" if found.warnings else ""
         where = " or ".join(map(str, results))
-        raise DataError(
-            f"no run in {where}{skipped}; run e2bench {', '.join(EXPERIMENTS[:-1])} or {EXPERIMENTS[-1]} first"
-        )
+        raise DataError(f"no run in {where}{skipped}; run one of {', '.join(EXPERIMENTS)} first")
     return found
 
 

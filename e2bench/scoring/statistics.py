@@ -25,6 +25,21 @@ def interval(values: Sequence[float], *, seed: int = 0) -> list[float] | None:
     return [float(low), float(high)]
 
 
+def stratified_interval(groups: Sequence[Sequence[float]]) -> list[float] | None:
+    """Bootstrap 95 % interval [low, high] of the mean of the groups' means, every group drawn from on its own.
+
+    None where a group has fewer than two values, or there is none.
+    """
+    if not groups or min(map(len, groups)) < 2:
+        return None
+    rng = np.random.default_rng(0)
+    drawn = np.zeros(RESAMPLES)
+    for group in groups:
+        data = np.asarray(group, dtype=np.float64)
+        drawn += data[rng.integers(0, len(data), (RESAMPLES, len(data)))].mean(axis=1)
+    return [float(bound) for bound in np.percentile(drawn / len(groups), [2.5, 97.5])]
+
+
 def mean(values: Sequence[float]) -> float | None:
     """Plain mean, None for none. Rounded once: Python 3.12's `sum` has other last bits than 3.11's."""
     return math.fsum(values) / len(values) if values else None
