@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 from test_server import Server, server, text_of  # noqa: F401 (a fixture)
 
 import e2bench
-from e2bench.data.fetch import cache_folder
+from e2bench.data.fetch import fetch
 from e2bench.errors import DataError, E2BenchError
 from e2bench.experiments.letters import ranking, renderer
 from e2bench.experiments.questions import filled, read_examples, read_prompts
 from e2bench.prompts.truncation import JOINED, fit
 from e2bench.rope.methods import RopeScaling
 from e2bench.runs.items import Item
-from e2bench.tasks.longbench2 import FIELDS, NEEDED, PROMPT_SHA256, letter_of, settled
+from e2bench.tasks.corpora import LONGBENCH2_PROMPTS
+from e2bench.tasks.longbench2 import FIELDS, NEEDED, letter_of, settled
 
 DOMAINS = ("Single-Document QA", "Multi-Document QA")
 ASKED = "$Q$ (A) $C_A$ (B) $C_B$ (C) $C_C$ (D) $C_D$"
@@ -125,21 +126,23 @@ def test_both_ends_are_decoded_together_and_nothing_of_the_limit_is_lost(tiny_mo
 
 
 def test_prompts_are_known_by_their_hash_and_other_ones_are_said_to_be_so(prompts: Path) -> None:
-    texts, own = read_prompts(prompts, list(OWN_PROMPTS))
+    paths = {name: prompts / name for name in OWN_PROMPTS}
+    texts, own = read_prompts(paths)
     assert texts == OWN_PROMPTS and set(own) == set(OWN_PROMPTS)
     with pytest.raises(DataError, match=r"0shot\.txt has no \$C_B\$"):
         (prompts / "0shot.txt").write_text("$DOC$ $Q$ $C_A$ $C_C$ $C_D$")
-        read_prompts(prompts, ["0shot.txt"])
+        read_prompts({"0shot.txt": prompts / "0shot.txt"})
     with pytest.raises(DataError, match=r"0shot_cot\.txt cannot be read: .*--prompts"):
         (prompts / "0shot_cot.txt").unlink()
-        read_prompts(prompts, ["0shot_cot.txt"])
+        read_prompts({"0shot_cot.txt": prompts / "0shot_cot.txt"})
 
 
 def test_the_official_prompts_are_taken_as_such() -> None:
-    folder = cache_folder() / "longbench2-beside"
-    if not all((folder / name).exists() for name in PROMPT_SHA256):
+    try:
+        paths = {name: fetch(archive) for name, archive in LONGBENCH2_PROMPTS.items()}
+    except DataError:
         pytest.skip("the official prompts are not here: e2bench data longbench2 fetches them")
-    texts, own = read_prompts(folder, list(PROMPT_SHA256))
+    texts, own = read_prompts(paths)
     assert own == {} and all(placeholder in texts[name] for name, needed in NEEDED.items() for placeholder in needed)
     assert not any(text.endswith("\n") for text in texts.values())
 
