@@ -145,7 +145,7 @@ def _forecast(
         _hours(cost, rate),
         rate,
         weights,
-        None if longest is None or outline.device is None else outline.needed_bytes(longest),
+        None if longest is None or outline.device is None else plan.needed or outline.needed_bytes(longest),
         longest,
         tuple(unknown),
     )

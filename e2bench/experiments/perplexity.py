@@ -124,9 +124,9 @@ class Perplexity(Experiment):
         say(
             f"documents: {len(chosen)}, lengths and scales: {len(grid)}, "
             f"windows: {sum(len(c.windows) for c in cells):,}, {sum(c.cost for c in cells):,} tokens to read; "
-            f"{model.needed_bytes(longest) / 2**30:.2f} GiB beside the weights"
+            f"{model.scoring_bytes(longest) / 2**30:.2f} GiB beside the weights"
         )
-        require_memory(model, longest)
+        require_memory(model, longest, model.scoring_bytes(longest))
         return Plan(
             items=items_of(cells),
             measure=measuring(model, protocol, common.batch_size),
@@ -134,6 +134,7 @@ class Perplexity(Experiment):
             note=running_note(),
             part=lambda item: cell_part(item.payload.window, item.payload.scaling),
             longest=longest,
+            needed=model.scoring_bytes(longest),
             resolved={
                 "grid": named(grid),
                 "lengths": list(self.lengths),

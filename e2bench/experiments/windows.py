@@ -16,6 +16,7 @@ length, S the stride. Every protocol here is per document: windows never cross f
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from e2bench.data.corpus import Chosen
 from e2bench.errors import E2BenchError, RunFailed
+from e2bench.models.memory import is_exhausted, release_memory
 from e2bench.rope.methods import BY_LENGTH, RopeScaling
 from e2bench.rope.windows import short_length, short_number
 from e2bench.runs.items import Item, Measure, Row
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
     from e2bench.runs.folder import RunFolder
 
 PROTOCOLS = ("press", "truncate", "window-mean", "yarn")
-FORWARD_TOKENS = {"cpu": 4096, "cuda": 32768}  # of windows batched into one forward pass
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ def running_note() -> Callable[[Row], str]:
 def measuring(model: Scorer, protocol: Protocol, batch_size: int | None = None) -> Measure:
     """What turns cells into lines: sums of nats, so that any mean can be recomputed.
 
-    batch_size: windows a forward pass, None for as many as FORWARD_TOKENS allows.
+    batch_size: windows a forward pass where so many fit; None for as many as are worth it.
     The measuring raises RunFailed naming the document whose loss is not finite.
     """
 
@@ -229,19 +230,9 @@ def _first_scores(
 
 def _batches(windows: Sequence[Window], model: Scorer, batch_size: int | None) -> Iterator[list[Window]]:
     """Windows of equal length and equal number of scored tokens, batched: no padding, no mask."""
-    from e2bench.models.configured import CHUNK_TOKENS
-
-    batch: list[Window] = []
-    for window in windows:
-        length = window.end - window.start
-        most = batch_size or max(1, FORWARD_TOKENS.get(model.device.type, 4096) // length)
-        fits = batch and (length, window.scored) == (batch[0].end - batch[0].start, batch[0].scored)
-        if batch and (not fits or len(batch) >= (most if length <= CHUNK_TOKENS else 1)):
-            yield batch
-            batch = []
-        batch.append(window)
-    if batch:
-        yield batch
+    for (length, _), group in itertools.groupby(windows, lambda w: (w.end - w.start, w.scored)):
+        alike, rows = list(group), model.scoring_rows(length, batch_size)
+        yield from (alike[at : at + rows] for at in range(0, len(alike), rows))
 
 
 def _scores(model: Scorer, cell: Cell, batch: Sequence[Window], protocol: Protocol) -> Iterator[torch.Tensor]:
@@ -251,4 +242,17 @@ def _scores(model: Scorer, cell: Cell, batch: Sequence[Window], protocol: Protoc
     prefix = [] if protocol.bos is None else [protocol.bos]
     rows = torch.tensor([[*prefix, *cell.ids[w.start : w.end]] for w in batch])
     first = batch[0].first - batch[0].start + len(prefix)
-    yield from model.token_nll(rows, first=first).cpu()
+    yield from _halving(model, rows, first)
+
+
+def _halving(model: Scorer, rows: torch.Tensor, first: int) -> torch.Tensor:
+    """Losses (B, T - first) on the CPU; on out-of-memory in two halves."""
+    import torch
+
+    try:
+        return model.token_nll(rows, first=first).cpu()
+    except (RuntimeError, MemoryError) as error:
+        if len(rows) == 1 or not is_exhausted(error):
+            raise
+    release_memory()
+    return torch.cat([_halving(model, part, first) for part in rows.chunk(2)])

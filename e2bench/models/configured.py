@@ -14,12 +14,15 @@ if TYPE_CHECKING:
 
 CHUNK_TOKENS = 4096  # of a prefill; bounds activations, not results
 SCORED_ROWS = 512  # logits rows held at once: 512 × 50k × 4 bytes = 100 MB
+# On a GPU a piece fills the card with matrix products; on a CPU it is a prefill's chunk.
+PIECE_TOKENS = {"cpu": 4096, "cuda": 8192}
 
 
 class Configured(Texts):
     """A causal language model's sizes, native window L and own scaling. Subclasses set the attributes.
 
     config: the text model's.    chunked: whether a long input goes through it in chunks.
+    one_pass: whether a window is scored without a cache; so it is for all but a few (the loading probe decides).
     """
 
     config: Any
@@ -27,6 +30,12 @@ class Configured(Texts):
     own_scaling: RopeScaling | None
     vocab_size: int
     chunked: bool = True
+    one_pass: bool = True
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go."""
+        raise NotImplementedError
 
     @property
     def dtype(self) -> torch.dtype:
@@ -60,4 +69,20 @@ class Configured(Texts):
             rows * tokens * self.kv_bytes_per_token
             + chunk * memory.activation_bytes_per_token(self.config, self.dtype.itemsize)
             + logits
+        )
+
+    @property
+    def piece_tokens(self) -> int:
+        """Tokens that an MLP takes at once where a window is scored in one pass."""
+        return PIECE_TOKENS.get(self.device.type, CHUNK_TOKENS)
+
+    def scoring_bytes(self, tokens: int, rows: int = 1) -> int:
+        """Estimate above the weights to score `rows` windows of `tokens`; in one pass no layer's states are kept."""
+        if not self.one_pass:
+            return self.needed_bytes(tokens, rows)
+        itemsize = self.dtype.itemsize
+        return (
+            rows * tokens * memory.pass_bytes_per_token(self.config, itemsize)
+            + min(rows * tokens, self.piece_tokens) * memory.activation_bytes_per_token(self.config, itemsize)
+            + 2 * min(rows * tokens, SCORED_ROWS) * self.vocab_size * 4
         )

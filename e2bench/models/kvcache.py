@@ -21,6 +21,7 @@ from transformers import AttentionInterface
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 ATTENTION = "e2bench_sdpa"
+BAND_TOKENS = 4096  # queries of a sliding window's mask; bounds memory, not results
 
 
 class KVLayer(CacheLayerMixin):
@@ -200,6 +201,7 @@ def grouped_attention(
     elif window is not None:
         output = _banded(query, key, value, window, scaling)
     elif queries == keys:
+        key, value = _spread(query, key), _spread(query, value)
         output = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
     elif queries == 1 and not query.is_cuda:
         output = _row_by_row(query, key, value, [keys] * query.shape[0], None, scaling)
@@ -209,10 +211,27 @@ def grouped_attention(
         from torch.nn.attention.bias import causal_lower_right
 
         bias = causal_lower_right(queries, keys)
+        key, value = _spread(query, key), _spread(query, value)
         output = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scaling, enable_gqa=True)
     else:
         output = _chunk_after_past(query, key, value, scaling)
     return output.transpose(1, 2).contiguous(), None
+
+
+def _spread(query: Tensor, states: Tensor) -> Tensor:
+    """Keys or values (B, K, N, D) as the kernel for `query` takes them: (B, H, N, D) in float32 on a GPU.
+
+    Flash and cuDNN kernels take float16 and bfloat16 only. Of the others one holds no N × N matrix, and in many
+    versions of torch it takes no grouped heads: the call would fall through to the one that does.
+    """
+    if not query.is_cuda or query.dtype.itemsize < 4:
+        return states
+    return expanded(states, query.shape[1])
+
+
+def expanded(states: Tensor, heads: int) -> Tensor:
+    """(B, K, N, D) -> (B, H, N, D): each key head once for every query head of its group."""
+    return states if states.shape[1] == heads else states.repeat_interleave(heads // states.shape[1], 1)
 
 
 def _folded(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
@@ -245,15 +264,25 @@ def _row_by_row(
 
 
 def _banded(query: Tensor, key: Tensor, value: Tensor, window: int, scaling: float | None) -> Tensor:
-    """Sliding-window attention: only the last window + Tq - 1 keys can be seen, so only they enter the mask."""
-    queries = query.shape[2]
-    seen = min(key.shape[2], window + queries - 1)
-    key, value = key[:, :, -seen:], value[:, :, -seen:]
-    ahead = (
-        torch.arange(seen, device=query.device)[None] - torch.arange(seen - queries, seen, device=query.device)[:, None]
-    )
-    mask = (ahead <= 0) & (ahead > -window)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling, enable_gqa=True)
+    """Sliding-window attention, a block of queries at a time: the mask is block × (window + block), never Tq × N."""
+    queries, keys = query.shape[2], key.shape[2]
+    block = min(window, BAND_TOKENS)
+    blocks = []
+    for begin in range(0, queries, block):
+        end = min(begin + block, queries)
+        last = keys - queries + end  # one after the last key that this block sees
+        first = max(0, last - (end - begin) - window + 1)
+        ahead = (
+            torch.arange(first, last, device=query.device)[None]
+            - torch.arange(last - (end - begin), last, device=query.device)[:, None]
+        )
+        mask = (ahead <= 0) & (ahead > -window)
+        seen = [states[:, :, first:last] for states in (key, value)]
+        if query.is_cuda:  # its one kernel that takes masks takes no grouped heads in many versions of torch
+            seen = [expanded(states, query.shape[1]) for states in seen]
+        part = query[:, :, begin:end]
+        blocks.append(F.scaled_dot_product_attention(part, *seen, attn_mask=mask, scale=scaling, enable_gqa=True))
+    return blocks[0] if len(blocks) == 1 else torch.cat(blocks, 2)
 
 
 def _chunk_after_past(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
@@ -267,8 +296,7 @@ def _chunk_after_past(query: Tensor, key: Tensor, value: Tensor, scaling: float 
     groups, past = heads // key.shape[1], key.shape[2] - queries
     folded = query.reshape(rows, key.shape[1], groups * queries, dim)
     before, lse_before = flash(folded, key[:, :, :past], value[:, :, :past], 0.0, False, scale=scaling)
-    own_key = key[:, :, past:].repeat_interleave(groups, 1)
-    own_value = value[:, :, past:].repeat_interleave(groups, 1)
+    own_key, own_value = expanded(key[:, :, past:], heads), expanded(value[:, :, past:], heads)
     within, lse_within = flash(query, own_key, own_value, 0.0, True, scale=scaling)
     share = torch.sigmoid(lse_before.reshape(rows, heads, queries) - lse_within)[..., None]
     before = before.reshape(rows, heads, queries, -1)

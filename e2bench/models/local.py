@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +27,7 @@ from e2bench.models.findings import Finding, collected
 from e2bench.models.identity import weights_hash
 from e2bench.models.kvcache import ATTENTION, KVCache
 from e2bench.models.loading import ModelSpec, load_weights
+from e2bench.models.pieces import TokenPieces
 from e2bench.models.probe import check_scale_matters, choose_ways
 from e2bench.models.protocols import Generation, Prompt, Rows
 from e2bench.models.tokenizers import check_ids, check_vocabulary
@@ -36,6 +37,8 @@ from e2bench.rope.methods import BY_LENGTH, RopeScaling
 from e2bench.rope.switch import RopeSwitch
 from e2bench.terminal import say
 
+# Tokens of windows scored together. A GPU works through a small model's layer faster than Python can launch the next.
+FORWARD_TOKENS = {"cpu": 4096, "cuda": 131072}
 CPU_DECODE_ROWS = 8
 TOLD_PARAMETERS = 5e9  # above it, hashing takes long enough to be said
 TRANSFORMERS = "transformers_version"  # in a config: the library's own version, not the checkpoint's
@@ -62,7 +65,8 @@ class Model(Configured):
         self._tried: set[RopeScaling] = set()
         self.vocab_size = int(hf.get_input_embeddings().weight.shape[0])
         check_vocabulary(tokenizer, self.vocab_size, name)
-        self.grouped, self.chunked, self.croppable = False, True, True
+        self.grouped, self.chunked, self.croppable, self.one_pass = False, True, True, False
+        self.pieces = TokenPieces(hf, self.piece_tokens)
         choose_ways(self)
         check_scale_matters(self)
 
@@ -108,6 +112,22 @@ class Model(Configured):
         """Of all parameters."""
         return sum(p.numel() * p.itemsize for p in self.hf.parameters())
 
+    @property
+    def scoring(self) -> str:
+        """How windows are scored: what the loading probe settled."""
+        if self.one_pass:
+            return "windows in one pass, no cache"
+        return f"windows over {CHUNK_TOKENS:,} tokens in chunks over a cache" if self.chunked else "windows whole"
+
+    def scoring_rows(self, tokens: int, given: int | None = None) -> int:
+        """How many windows of `tokens` to score together: `given`, or FORWARD_TOKENS of them; half of what is free."""
+        if not (self.one_pass or tokens <= CHUNK_TOKENS):
+            return 1
+        most = given or FORWARD_TOKENS.get(self.device.type, CHUNK_TOKENS) // tokens
+        if most <= 1:
+            return 1
+        return int(max(1, min(most, self.free_bytes() // 2 // self.scoring_bytes(tokens))))
+
     def free_bytes(self) -> int:
         """Memory still free on the devices that the weights lie on, together."""
         return sum(memory.free_bytes(device) for device in {p.device for p in self.hf.parameters()})
@@ -152,6 +172,7 @@ class Model(Configured):
             "native_window": self.native_window,
             "vocab_size": self.vocab_size,
             "eos": sorted(self.eos_ids),
+            "scoring": self.scoring,
             **e2,
         }
 
@@ -182,7 +203,8 @@ class Model(Configured):
         """Last hidden states (B, T, hidden) of (B, T) ids at positions start … start + T - 1, head not applied."""
         positions = torch.arange(start, start + input_ids.shape[1], device=input_ids.device)[None]
         body = self.hf.base_model
-        output = body(input_ids=input_ids, position_ids=positions, **cache_arguments(body, cache))
+        with self.pieces if self.one_pass else nullcontext():
+            output = body(input_ids=input_ids, position_ids=positions, **cache_arguments(body, cache))
         return cast(Tensor, output.last_hidden_state)
 
     def head(self, hidden: Tensor) -> Tensor:
@@ -238,17 +260,19 @@ class Model(Configured):
     # losses
 
     @torch.inference_mode()
-    def token_nll(self, input_ids: Tensor, first: int = 1) -> Tensor:
+    def token_nll(self, input_ids: Tensor, first: int = 1, *, cached: bool = False) -> Tensor:
         """Negative log-likelihood, in nats, of the tokens `first` … T - 1 given everything before them.
 
         input_ids: (B, T) int64 rows of equal length. Returns (B, T - first) float32 (float64 for a float64 model).
-        Windows longer than CHUNK_TOKENS go through a cache in chunks, so that memory is the cache and one chunk.
+        A window goes through the layers in one pass: memory is one layer's states. Where the model was not found to
+        give its own logits so (`scoring`), or `cached`, windows longer than CHUNK_TOKENS go in chunks through a cache.
         """
         rows, tokens = input_ids.shape
         if not 1 <= first < tokens:
             raise ValueError(f"first scored token {first} is outside 1 … {tokens - 1}")
         input_ids = input_ids.to(self.device)
-        chunk = CHUNK_TOKENS if self.chunked else tokens
+        whole = not self.chunked or (self.one_pass and not cached)
+        chunk = tokens if whole else CHUNK_TOKENS
         cache = None if tokens <= chunk else self.new_cache(tokens, rows)
         # One array, not a list: small ones that stay, between large ones that go, would keep the heap from shrinking.
         losses = self._losses(rows, tokens - first)
@@ -264,11 +288,12 @@ class Model(Configured):
     def nll(self, states: Tensor, targets: Tensor, out: Tensor | None = None) -> Tensor:
         """Negative log-likelihoods (B, T), in nats, of targets (B, T) under hidden states (B, T, hidden).
 
-        The logits of SCORED_ROWS positions exist at a time. out: where to write them.
+        The logits of SCORED_ROWS positions, of all rows together, exist at a time. out: where to write them.
         """
         out = self._losses(*targets.shape) if out is None else out
-        for at in range(0, targets.shape[1], SCORED_ROWS):
-            part = slice(at, at + SCORED_ROWS)
+        step = max(1, SCORED_ROWS // targets.shape[0])
+        for at in range(0, targets.shape[1], step):
+            part = slice(at, at + step)
             logits = self.head(states[:, part]).flatten(0, 1)  # on the last GPU, where layers are spread over several
             wanted = targets[:, part].flatten().to(logits.device)
             out[:, part] = F.cross_entropy(logits, wanted, reduction="none").view(out[:, part].shape)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,19 @@ def activation_bytes_per_token(config: Any, itemsize: int) -> int:
     """Upper estimate of what one token of a chunk needs inside a layer, and one scored row's logits."""
     widths = 6 * config.hidden_size + 3 * (getattr(config, "intermediate_size", None) or 4 * config.hidden_size)
     return int(widths) * max(itemsize, 4)
+
+
+def pass_bytes_per_token(config: Any, itemsize: int) -> int:
+    """Upper estimate of what one token of a pass without a cache holds at once, the MLP's pieces left out.
+
+    The embeddings, the layer's input and its normed form; beside them either the queries, three copies of them while
+    they are rotated, keys and values, and the rotation's cosines and sines, or a norm's two float32 copies.
+    """
+    heads = config.num_attention_heads
+    dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    attention = 2 * dim * (2 * heads + (getattr(config, "num_key_value_heads", None) or heads) + 1) * itemsize
+    norm = 2 * config.hidden_size * max(itemsize, 4)
+    return int(3 * config.hidden_size * itemsize + max(attention, norm))
 
 
 def free_bytes(device: torch.device) -> int:
@@ -53,9 +68,12 @@ def cgroup_free(folder: Path) -> int:
     return limit - used + int(counts.get("inactive_file", 0))
 
 
-def require_memory(model: Generator, tokens: int, rows: int = 1) -> None:
-    """Raise E2BenchError, saying how much is needed, when `rows` inputs of `tokens` cannot fit."""
-    needed = model.needed_bytes(tokens, rows)
+def require_memory(model: Generator, tokens: int, needed: int | None = None) -> None:
+    """Raise E2BenchError, saying how much is needed, when an input of `tokens` cannot fit.
+
+    needed: bytes beside the weights; None: what reading it into a cache takes.
+    """
+    needed = model.needed_bytes(tokens) if needed is None else needed
     free = model.free_bytes() if needed else 0
     if needed > free:
         raise E2BenchError(
@@ -63,6 +81,14 @@ def require_memory(model: Generator, tokens: int, rows: int = 1) -> None:
             f"{free / 2**30:.1f} GiB are free; "
             "use shorter lengths, --batch-size 1 or --dtype bfloat16"
         )
+
+
+def release_memory() -> None:
+    """Give what failed passes held back to the device. Call it outside the handler, which holds their tensors."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def is_exhausted(error: BaseException) -> bool:

@@ -35,12 +35,17 @@ class Outline(Configured):
         if loaded.own_factor is not None:
             self.own_scaling = RopeScaling("checkpoint", loaded.own_factor)
         self.vocab_size = int(self.config.vocab_size)
-        self.device = torch.device(device_of(spec.device))
-        dtype = dtype_of(spec.dtype, str(self.device))
+        self._device = torch.device(device_of(spec.device))
+        dtype = dtype_of(spec.dtype, str(self._device))
         stored = getattr(loaded.hf, "dtype", None) or getattr(self.config, "dtype", None)
         self._dtype = dtype if isinstance(dtype, torch.dtype) else stored or torch.float32
         parameters = _parameters(loaded.hf, spec.trust_remote_code)
         self.weight_bytes = parameters and parameters * self.dtype.itemsize
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights will be loaded."""
+        return self._device
 
     @property
     def dtype(self) -> torch.dtype:

@@ -34,7 +34,7 @@ SENSITIVE = 1e-5  # relative change of logits below which a scale changes nothin
 
 @torch.inference_mode()
 def choose_ways(model: Model) -> None:
-    """Settle how the model is run: `grouped`, `chunked`, `croppable`. Raises ModelError where no way is right.
+    """Settle how the model is run: `grouped`, `chunked`, `croppable`, `one_pass`. Raises ModelError if none is right.
 
     Some architectures compute attention themselves (Falcon), hide a sliding window in the mask, or keep states that no
     chunk can continue: under a way that they do not know they answer wrongly without a word.
@@ -47,6 +47,9 @@ def choose_ways(model: Model) -> None:
             model.hf.set_attn_implementation(ATTENTION)
             if all(reproduces(model, want, trial(model, ids)) for trial in (one_pass, chunks, steps)):
                 model.croppable = reproduces(model, want, cut_back(model, ids))
+                with model.pieces.of(CHUNK):
+                    model.one_pass = True
+                    model.one_pass = reproduces(model, want, one_pass(model, ids))
                 return _tell(model)
             model.grouped = False
             model.hf.set_attn_implementation(model.attention)
@@ -63,6 +66,7 @@ def choose_ways(model: Model) -> None:
 
 def _tell(model: Model) -> None:
     name = type(model.hf).__name__
+    find("scoring", OK, model.scoring)
     if model.grouped and model.croppable:
         find("attention", OK, f"{name}: ours, in batches; one pass, chunks, steps and a cut-back cache agree")
         return
@@ -203,18 +207,16 @@ def check_true_lengths(model: Model) -> None:
         return
     ids = probe_ids(model, tokens)
     ours = model.token_nll(ids, first=tokens - 32)[0].cpu()
+    in_chunks = model.token_nll(ids, first=tokens - 32, cached=True)[0].cpu()
     with model.plain_attention():
         states = model.hidden(ids)
     want = model.nll(states[:, -33:-1], ids[:, -32:])[0].cpu()
-    difference = float((ours - want).abs().max())
+    difference = max(float((losses - want).abs().max()) for losses in (ours, in_chunks))
     limit = 1e-2 if model.dtype.itemsize >= 4 else 0.3
     if difference > limit:
-        find(
-            "true lengths",
-            WRONG,
-            f"{tokens:,} tokens in chunks differ from one pass by {difference:.2g} nats",
-            "losses of long inputs would be wrong",
-            "--attn eager, or a model class that is known to work",
-        )
-    else:
-        find("true lengths", OK, f"{tokens:,} tokens in chunks are as in one pass (to {difference:.1g} nats)")
+        said = f"{tokens:,} tokens differ from transformers' own pass by {difference:.2g} nats"
+        effect, advice = "losses of long inputs would be wrong", "--attn eager, or a model class that is known to work"
+        find("true lengths", WRONG, said, effect, advice)
+        return
+    said = f"{tokens:,} tokens, whole and in chunks, are as in transformers' own pass (to {difference:.1g} nats)"
+    find("true lengths", OK, said)

@@ -138,6 +138,14 @@ class Scorer(Generator, Protocol):
         """A scaling in force inside, for inputs of `length` tokens."""
         ...
 
+    def scoring_bytes(self, tokens: int, rows: int = 1) -> int:
+        """Estimate of the memory above the weights to score `rows` windows of `tokens` together."""
+        ...
+
+    def scoring_rows(self, tokens: int, given: int | None = None) -> int:
+        """How many windows of `tokens` to score together: as many as are worth it, or `given`, where they fit."""
+        ...
+
     def token_nll(self, input_ids: Tensor, first: int = 1) -> Tensor:
         """(B, T) ids -> (B, T - first) nats: the loss of each token from `first` on."""
         ...

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 
@@ -12,7 +11,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 
 from e2bench.errors import RunFailed
-from e2bench.models.memory import is_exhausted
+from e2bench.models.memory import is_exhausted, release_memory
 from e2bench.runs.folder import RunFolder
 from e2bench.runs.items import Item, Measure, Row
 from e2bench.runs.lines import row_id
@@ -133,16 +132,6 @@ def _halving(batch: list[Item], measure: Measure, folder: RunFolder) -> Iterator
     for part in (left[:half], left[half:]):
         if part:
             yield from _halving(part, measure, folder)
-
-
-def release_memory() -> None:
-    """Give freed memory back to the device."""
-    import gc
-
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 class _TokensPerSecond(ProgressColumn):

@@ -14,9 +14,9 @@ from e2bench.experiments.forecast_table import UNKNOWN, gib, hours, notes, token
 from e2bench.experiments.loading import load_model, with_preset
 from e2bench.experiments.options import OF_A_MODEL, Common
 from e2bench.experiments.run import check_folder_early, run_experiment
+from e2bench.models.memory import release_memory
 from e2bench.reporting import write_report
 from e2bench.runs.processes import Processes, launched
-from e2bench.runs.runner import release_memory
 from e2bench.suites.entries import REPORT, Entry, Suite
 from e2bench.terminal import hushed, say
 
