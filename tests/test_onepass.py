@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import runpy
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +22,9 @@ from transformers import (
 )
 
 from e2bench.experiments.windows import Cell, Protocol, items_of, measuring
-from e2bench.models import kvcache, local, pieces
+from e2bench.models import compiled, kvcache, local, memory, pieces
+from e2bench.models.findings import NOTE, OK
+from e2bench.models.loading import ModelSpec
 from e2bench.models.local import Model
 from e2bench.models.pieces import TokenPieces
 from e2bench.rope.methods import RopeScaling
@@ -51,6 +57,7 @@ def model_of(config: PretrainedConfig, tokenizer: Any, dtype: torch.dtype = torc
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks, pieces and blocks of a few tokens, so that a short input has several."""
     monkeypatch.setattr(local, "CHUNK_TOKENS", 32)
+    monkeypatch.setattr(local, "SCORED_ROWS", 16)
     monkeypatch.setattr(kvcache, "BAND_TOKENS", 16)
     monkeypatch.setitem(pieces.PIECE_TOKENS, "cpu", 48)
 
@@ -88,11 +95,10 @@ def peak_bytes(call: Any) -> int:
     return int(taken.cumsum(0).max())
 
 
-@pytest.mark.parametrize("rows", [1, 2])
-def test_memory_is_one_layers_states_and_told_before(tiny_model: Model, small_pieces: None, rows: int) -> None:
+def test_memory_is_one_layers_states_and_told_before(tiny_model: Model, small_pieces: None) -> None:
     config = LlamaConfig(**{**SIZES, "num_hidden_layers": 20, "intermediate_size": 640})
     model = model_of(config, tiny_model.tokenizer)
-    tokens = 2048
+    rows, tokens = 2, 512
     peak = peak_bytes(lambda: model.token_nll(ids_of(rows, tokens), first=tokens - 8))
     assert 0.6 * model.scoring_bytes(tokens, rows) < peak < 1.05 * model.scoring_bytes(tokens, rows)
     assert peak < 0.5 * peak_bytes(lambda: model.token_nll(ids_of(rows, tokens), first=tokens - 8, cached=True))
@@ -166,3 +172,52 @@ def test_out_of_memory_scores_half_of_the_windows_at_a_time(tiny_model: Model, m
     found = measure()
     assert found["nll_sum"] == pytest.approx(want["nll_sum"], rel=1e-6) and found["windows"] == want["windows"] == 16
     assert max(seen) == 7 and seen[1:5] == [7, 4, 2, 2]
+
+
+@pytest.mark.parametrize(("backend", "works"), [("eager", True), ("no-such-backend", False)])
+def test_a_compiled_pass_is_tried_and_the_plain_one_is_right_where_it_fails(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, backend: str, works: bool
+) -> None:
+    monkeypatch.setattr(compiled, "BACKEND", backend)  # `eager` traces the pass and calls no compiler
+    plain, model = (Model.load(ModelSpec(model=str(tiny_folder), compile=chosen)) for chosen in (False, True))
+    assert model.scoring.endswith(", compiled") == works and "compiled" not in plain.scoring
+    found = next(f for f in model.findings if f.check == "compile")
+    assert found.level == (OK if works else NOTE)
+    for factor, ids in ((1.0, ids_of(1, 90)), (4.0, ids_of(3, 70))):
+        with plain.scaled("linear", factor), model.scaled("linear", factor):
+            torch.testing.assert_close(model.token_nll(ids), plain.token_nll(ids), rtol=1e-6, atol=1e-5)
+
+
+def script(name: str, monkeypatch: pytest.MonkeyPatch, *options: object) -> dict[str, Any]:
+    """Run a benchmark in this process; its global names."""
+    path = Path(__file__).parents[1] / "benchmarks" / f"{name}.py"
+    monkeypatch.syspath_prepend(path.parent)
+    monkeypatch.setattr(sys, "argv", [str(path), *map(str, options)])
+    return runpy.run_path(str(path), run_name="__main__")
+
+
+def test_the_gpu_benchmark_runs_on_a_cpu_and_finds_equal_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script("gpu", monkeypatch, "--cpu", "--out", tmp_path)
+    parts = json.loads((tmp_path / "gpu.json").read_text())["parts"]
+    assert {name.split()[0] for name in parts} == {"ceilings", "scoring", "batches", "decode", "generation", "training"}
+    assert all(part["rows"] and "failed" not in part for part in parts.values())
+    assert parts["scoring tiny"]["rows"][-1]["difference_of_means"] <= 1e-6
+    assert parts["generation tiny"]["rows"][0]["equal_to_plain"] == 1
+
+
+def test_the_table_of_costs_in_the_docs_is_what_its_script_prints(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script("cost", monkeypatch)
+    page = Path(__file__).parents[1] / "docs" / "performance.md"
+    assert capsys.readouterr().out.strip() in page.read_text(encoding="utf-8")
+
+
+def test_a_7b_model_is_told_to_need_less_than_the_cards_that_should_hold_it() -> None:
+    """24 GiB at 64k and 34 GiB at 200k, weights (12.55 GiB) included; an H100 took 18.6 and 31.7 with the MLP whole."""
+    config = LlamaConfig(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32)
+    for tokens, most_gib, whole_gib in ((65536, 24, 18.6), (204800, 34, 31.7)):
+        told_gib = 12.55 + memory.pass_bytes(config, 2, tokens, 1, 8192) / 2**30
+        assert 0.85 * whole_gib < told_gib < most_gib

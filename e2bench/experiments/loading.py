@@ -74,6 +74,7 @@ def spec_of(common: Common) -> ModelSpec:
         native_window=common.native_window,
         trust_remote_code=common.trust_remote_code,
         allow_pickle=common.allow_pickle,
+        compile=common.compile,
     )
 
 

@@ -90,6 +90,9 @@ class Common(Settings):
         False, "Run Python code that a checkpoint brings.", flags=("--trust-remote-code",), panel=MODEL
     )
     allow_pickle: bool = setting(False, "Read pickled weights (tensors alone).", flags=("--allow-pickle",), panel=MODEL)
+    compile: bool = setting(
+        False, "Compile the scoring pass: for small models on a GPU.", flags=("--compile",), panel=MODEL
+    )
     batch_size: int | None = setting(
         "auto", "auto or a number; 1 in float32 is the reference mode.", parse=parse_batch_size, panel=MODEL
     )

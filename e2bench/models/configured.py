@@ -23,6 +23,7 @@ class Configured(Texts):
 
     config: the text model's.    chunked: whether a long input goes through it in chunks.
     one_pass: whether a window is scored without a cache; so it is for all but a few (the loading probe decides).
+    compiled: the compiled body, if any: its MLPs run whole.
     """
 
     config: Any
@@ -31,6 +32,7 @@ class Configured(Texts):
     vocab_size: int
     chunked: bool = True
     one_pass: bool = True
+    compiled: Any = None
 
     @property
     def device(self) -> torch.device:
@@ -64,12 +66,8 @@ class Configured(Texts):
     def needed_bytes(self, tokens: int, rows: int = 1) -> int:
         """Estimate above the weights: cache of `rows` × `tokens`, one chunk's activations, one block of logits."""
         chunk = min(tokens, CHUNK_TOKENS) if self.chunked else tokens
-        logits = 2 * min(chunk, SCORED_ROWS) * self.vocab_size * 4
-        return (
-            rows * tokens * self.kv_bytes_per_token
-            + chunk * memory.activation_bytes_per_token(self.config, self.dtype.itemsize)
-            + logits
-        )
+        cached = memory.cached_bytes(self.config, self.dtype.itemsize, tokens, rows, chunk)
+        return cached + memory.logits_bytes(self.vocab_size, min(chunk, SCORED_ROWS))
 
     @property
     def piece_tokens(self) -> int:
@@ -80,9 +78,6 @@ class Configured(Texts):
         """Estimate above the weights to score `rows` windows of `tokens`; in one pass no layer's states are kept."""
         if not self.one_pass:
             return self.needed_bytes(tokens, rows)
-        itemsize = self.dtype.itemsize
-        return (
-            rows * tokens * memory.pass_bytes_per_token(self.config, itemsize)
-            + min(rows * tokens, self.piece_tokens) * memory.activation_bytes_per_token(self.config, itemsize)
-            + 2 * min(rows * tokens, SCORED_ROWS) * self.vocab_size * 4
-        )
+        piece = rows * tokens if self.compiled else self.piece_tokens
+        states = memory.pass_bytes(self.config, self.dtype.itemsize, tokens, rows, piece)
+        return states + memory.logits_bytes(self.vocab_size, min(rows * tokens, SCORED_ROWS))

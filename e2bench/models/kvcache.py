@@ -277,11 +277,12 @@ def _banded(query: Tensor, key: Tensor, value: Tensor, window: int, scaling: flo
             - torch.arange(last - (end - begin), last, device=query.device)[:, None]
         )
         mask = (ahead <= 0) & (ahead > -window)
-        seen = [states[:, :, first:last] for states in (key, value)]
+        near, values = key[:, :, first:last], value[:, :, first:last]
         if query.is_cuda:  # its one kernel that takes masks takes no grouped heads in many versions of torch
-            seen = [expanded(states, query.shape[1]) for states in seen]
+            near, values = expanded(near, query.shape[1]), expanded(values, query.shape[1])
         part = query[:, :, begin:end]
-        blocks.append(F.scaled_dot_product_attention(part, *seen, attn_mask=mask, scale=scaling, enable_gqa=True))
+        output = F.scaled_dot_product_attention(part, near, values, attn_mask=mask, scale=scaling, enable_gqa=True)
+        blocks.append(output)
     return blocks[0] if len(blocks) == 1 else torch.cat(blocks, 2)
 
 

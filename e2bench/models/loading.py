@@ -36,6 +36,7 @@ class ModelSpec:
     native_window: int | None = None
     trust_remote_code: bool = False
     allow_pickle: bool = False
+    compile: bool = False
 
     @property
     def path(self) -> str:

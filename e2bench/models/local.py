@@ -21,6 +21,7 @@ from e2bench.compat import cache_arguments
 from e2bench.errors import E2BenchError, RunFailed
 from e2bench.files import read_json
 from e2bench.models import memory
+from e2bench.models.compiled import CompiledBody, compile_pass
 from e2bench.models.configured import CHUNK_TOKENS, SCORED_ROWS, Configured
 from e2bench.models.decoding import Decoder
 from e2bench.models.findings import Finding, collected
@@ -67,6 +68,7 @@ class Model(Configured):
         check_vocabulary(tokenizer, self.vocab_size, name)
         self.grouped, self.chunked, self.croppable, self.one_pass = False, True, True, False
         self.pieces = TokenPieces(hf, self.piece_tokens)
+        self.compiled: CompiledBody | None = None
         choose_ways(self)
         check_scale_matters(self)
 
@@ -83,6 +85,8 @@ class Model(Configured):
                 if not memory.is_exhausted(error):
                     raise
                 raise RunFailed(f"out of memory when {spec.name} was tried on a hundred tokens; free some") from None
+            if spec.compile:
+                compile_pass(model)
             tell_window(loaded.hf.config, loaded.tokenizer, model.native_window, spec.native_window)
             tell_layers(loaded.hf.config)
             if loaded.own_factor is not None:  # a scaling that only the file has
@@ -116,7 +120,7 @@ class Model(Configured):
     def scoring(self) -> str:
         """How windows are scored: what the loading probe settled."""
         if self.one_pass:
-            return "windows in one pass, no cache"
+            return "windows in one pass, no cache" + (", compiled" if self.compiled else "")
         return f"windows over {CHUNK_TOKENS:,} tokens in chunks over a cache" if self.chunked else "windows whole"
 
     def scoring_rows(self, tokens: int, given: int | None = None) -> int:
@@ -203,8 +207,11 @@ class Model(Configured):
         """Last hidden states (B, T, hidden) of (B, T) ids at positions start … start + T - 1, head not applied."""
         positions = torch.arange(start, start + input_ids.shape[1], device=input_ids.device)[None]
         body = self.hf.base_model
+        inputs = {"input_ids": input_ids, "position_ids": positions, **cache_arguments(body, cache)}
+        if cache is None and self.compiled:
+            return cast(Tensor, self.compiled(**inputs).last_hidden_state)
         with self.pieces if self.one_pass else nullcontext():
-            output = body(input_ids=input_ids, position_ids=positions, **cache_arguments(body, cache))
+            output = body(**inputs)
         return cast(Tensor, output.last_hidden_state)
 
     def head(self, hidden: Tensor) -> Tensor:

@@ -41,6 +41,24 @@ def pass_bytes_per_token(config: Any, itemsize: int) -> int:
     return int(3 * config.hidden_size * itemsize + max(attention, norm))
 
 
+def cached_bytes(config: Any, itemsize: int, tokens: int, rows: int, chunk: int) -> int:
+    """Upper estimate above the weights, logits left out: a cache of `rows` × `tokens`, and a chunk inside a layer."""
+    cache = rows * tokens * kv_bytes_per_token(config, itemsize)
+    return cache + min(tokens, chunk) * activation_bytes_per_token(config, itemsize)
+
+
+def pass_bytes(config: Any, itemsize: int, tokens: int, rows: int, piece: int) -> int:
+    """Upper estimate above the weights, logits left out: a pass without a cache, the MLP `piece` tokens at a time."""
+    tokens *= rows
+    states = tokens * pass_bytes_per_token(config, itemsize)
+    return states + min(tokens, piece) * activation_bytes_per_token(config, itemsize)
+
+
+def logits_bytes(vocab_size: int, scored: int) -> int:
+    """Logits of `scored` positions in float32 and what their loss makes of them."""
+    return 2 * scored * vocab_size * 4
+
+
 def free_bytes(device: torch.device) -> int:
     """Memory still free on a device; on the CPU what the kernel calls available, within a cgroup's limit."""
     import torch
