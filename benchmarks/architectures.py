@@ -26,7 +26,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from e2bench.errors import E2BenchError
-from e2bench.models import local, pieces
+from e2bench.models import configured, local
 from e2bench.models.export import export
 from e2bench.models.loading import ModelSpec, embedded_model
 from e2bench.models.protocols import Prompt
@@ -191,7 +191,7 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    local.CHUNK_TOKENS = pieces.PIECE_TOKENS["cpu"] = 64
+    local.CHUNK_TOKENS = configured.CHUNK_TOKENS = configured.PIECE_TOKENS["cpu"] = 64
     kinds = given.only.split(",") if given.only else sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
     rows = []
     for kind in kinds:

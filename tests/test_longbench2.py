@@ -430,4 +430,5 @@ def test_without_a_network_it_is_said_what_to_give(
     for arguments in (("longbench2",), ("data", "longbench2"), ("longbench2", "--data", data)):
         ended = cli(*arguments)
         assert ended.code == 2 and len(ended.err.strip().splitlines()) == 1, ended.err
-        assert "--prompts FOLDER with the" in ended.err and ("--data FOLDER" in ended.err) == ("--data" not in arguments)
+        assert "--prompts FOLDER with the" in ended.err
+        assert ("--data FOLDER" in ended.err) == ("--data" not in arguments)

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from e2bench.experiments.windows import Cell, Protocol, items_of, measuring
-from e2bench.models import compiled, kvcache, local, memory, pieces
+from e2bench.models import compiled, configured, kvcache, local, memory
 from e2bench.models.findings import NOTE, OK
 from e2bench.models.loading import ModelSpec
 from e2bench.models.local import Model
@@ -56,10 +56,11 @@ def model_of(config: PretrainedConfig, tokenizer: Any, dtype: torch.dtype = torc
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks, pieces and blocks of a few tokens, so that a short input has several."""
-    monkeypatch.setattr(local, "CHUNK_TOKENS", 32)
-    monkeypatch.setattr(local, "SCORED_ROWS", 16)
+    for module in (local, configured):
+        monkeypatch.setattr(module, "CHUNK_TOKENS", 32)
+        monkeypatch.setattr(module, "SCORED_ROWS", 16)
     monkeypatch.setattr(kvcache, "BAND_TOKENS", 16)
-    monkeypatch.setitem(pieces.PIECE_TOKENS, "cpu", 48)
+    monkeypatch.setitem(configured.PIECE_TOKENS, "cpu", 48)
 
 
 def ids_of(rows: int, tokens: int) -> Tensor:
