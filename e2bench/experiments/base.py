@@ -38,8 +38,8 @@ class Plan:
     items, measure, batch_size, note: see `runs.runner.run`.
     tokens: read and written for an item, for a forecast; None: cannot be told before. Without it an item's cost.
     part: the row of a forecast that an item belongs to.    longest: tokens of the longest input with its answer, where
-        `window` and the items' tokens do not tell it.    needed: bytes beside the weights for that input; None: those of
-        reading it into a cache.
+        `window` and the items' tokens do not tell it.
+    needed: bytes beside the weights for the longest input; None: those of reading it into a cache.
     resolved: settings as they came out; what is not in `Experiment.chooses` must be the same to resume.
     scaling, length: what stands in force when run.json is written; None: no single one.
     rope: method and factor, as run.json shows them.    data: file or document: hash.    source: where the data is from.
