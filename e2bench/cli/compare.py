@@ -37,8 +37,8 @@ def _show(result: dict[str, Any]) -> None:
     from rich.table import Table
 
     console = Console()
-    title = f"A: {result['first']}\nB: {result['second']}\nin {result['unit']}, over the same samples"
-    table = Table(title="\n".join(escape(printable(line)) for line in title.split("\n")), title_justify="left")
+    said = (f"A: {result['first']}", f"B: {result['second']}", f"in {result['unit']}, over the same samples")
+    table = Table(title="\n".join(escape(printable(line)) for line in said), title_justify="left")
     columns = ("task", "samples", "A", "B", "B − A", "95 % interval", "B higher / lower")
     for at, column in enumerate(columns):
         table.add_column(column, justify="right" if at else "left", overflow="fold", no_wrap=column in NUMBERS)

@@ -43,10 +43,10 @@ def show_run(folder: Path | None, *, as_json: bool = False) -> None:
     if folder and as_json:
         print_json(folder, read_json(folder / SCORES))
     elif folder:
-        show(folder, read_json(folder / SCORES), folder / SCORES)
+        show(folder, read_json(folder / SCORES))
 
 
-def show(folder: Path, scores: dict[str, Any], written: Path) -> None:
+def show(folder: Path, scores: dict[str, Any], written: Path | None = None) -> None:
     """Print scores as a table on stdout."""
     from rich.console import Console
     from rich.markup import escape
@@ -80,6 +80,8 @@ def show(folder: Path, scores: dict[str, Any], written: Path) -> None:
     console.print(escape(printable(f"data: {data_label(run, scores, of)}")), highlight=False)
     if any(average is not None for average in averages) and (short := shortfall(run, scores)):
         console.print(f"averages over {short}: not to be read beside published ones.", highlight=False)
-    console.print(escape(printable(f"written: {written}")), highlight=False, style="dim", soft_wrap=True)
+    console.print(
+        escape(printable(f"written: {written or folder / SCORES}")), highlight=False, style="dim", soft_wrap=True
+    )
     after = f"next: e2bench report {folder} for its page, or e2bench compare {folder} OTHER_RUN"
     console.print(escape(printable(after)), highlight=False, style="dim", soft_wrap=True)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from e2bench.cli.compare import _show
 from e2bench.cli.score import show
 from e2bench.errors import one_line, printable
-from e2bench.reporting.examples import Examples, to_json
+from e2bench.reporting.samples import _Texts, to_json
 from e2bench.reporting.table import Column, Table, to_csv, to_latex, to_markdown
 
 __all__ = ["little_memory"]
@@ -79,10 +79,15 @@ def test_embedded_examples_end_no_script_and_read_back(
     folder: Path, prediction: str, reference: str, identity: str
 ) -> None:
     with case(folder):
-        row = [0, 0, identity, 50.0, "eos", 1, 1, 1, prediction, [reference], prediction, reference]
-        embedded = to_json(Examples([identity], [reference], [row]))
-        assert not set(embedded) & set("<>&\u2028\u2029")
-        assert json.loads(embedded)["rows"] == [row]
+        row = [prediction, [reference, identity], identity, prediction, reference]
+        written: dict[str, str] = {}
+        kept = _Texts(written.__setitem__)
+        kept.add(row)
+        kept.close()
+        script = written["samples/0.js"]
+        assert not set(script) & set("<>&\u2028\u2029")
+        assert json.loads(script.removeprefix("e2benchLoad(0,").removesuffix(");\n")) == [row]
+        assert json.loads(to_json([identity])) == [identity]
 
 
 @hostile(600, text=texts)
