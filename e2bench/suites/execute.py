@@ -41,7 +41,11 @@ def run_suite(suite: Suite, *, dry_run: bool, show: Callable[[Path | None], None
     paths = write_report(suite.out, out)
     say(f"done in {time.monotonic() - began:.0f} s; open {out / 'index.html'}, or look at:")
     for path in paths:
-        if path.suffix == ".png" or path.name in ("table1.csv", "table2.csv", "table3.csv"):
+        if (path.suffix == ".png" and not path.stem.endswith("-dark")) or path.name in (
+            "table1.csv",
+            "table2.csv",
+            "table3.csv",
+        ):
             say(f"  {path}")
 
 
