@@ -17,6 +17,11 @@ def one_line(text: object) -> str:
     return line if len(line) <= SHOWN_CHARS else f"{line[:SHOWN_CHARS]}…"
 
 
+def is_panic(error: BaseException) -> bool:
+    """Whether a library written in Rust broke down; its PanicException is no `Exception`, and cannot be imported."""
+    return type(error).__name__ == "PanicException"
+
+
 class E2BenchError(Exception):
     """A mistake in what e2bench was given. The command line prints its message and exits with `exit_code`."""
 

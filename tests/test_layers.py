@@ -14,7 +14,19 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # From the ground up (docs/architecture.md). A module may import its own layer and those below.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("e2bench", "errors", "extras", "files", "terminal", "hub", "compat", "settings", "marked"),
+    (
+        "e2bench",
+        "errors",
+        "extras",
+        "files",
+        "terminal",
+        "hub",
+        "compat",
+        "settings",
+        "marked",
+        "confined",
+        "environment",
+    ),
     ("rope",),
     ("models",),
     ("prompts", "data", "scoring", "runs"),

@@ -19,7 +19,8 @@ from e2bench.cli.train import run
 from e2bench.errors import E2BenchError, RunFolderError
 from e2bench.prompts.chat import VICUNA_TEMPLATE, chat_wrapper
 from e2bench.runs.lock import FolderLock
-from e2bench.train.finetune import train
+from e2bench.train.callbacks import TrainLog
+from e2bench.train.finetune import checked_checkpoint, train
 from e2bench.train.miniature.tokenizer import train_tokenizer
 from e2bench.train.recipe import load_recipe
 
@@ -310,3 +311,45 @@ def test_a_copy_of_a_checkpoint_under_a_name_of_ones_own_is_left_alone(recipe, f
 def test_two_trainings_in_one_folder_are_refused(recipe, tmp_path):
     with FolderLock(tmp_path), pytest.raises(RunFolderError, match="in use by process"):
         train(load_recipe(str(recipe)), tmp_path)
+
+
+def checkpoint_of(finished, tmp_path):
+    """A copy of a finished training's newest checkpoint."""
+    newest = max(finished.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    return shutil.copytree(newest, tmp_path / newest.name)
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["with hashes", "of an older version"])
+@pytest.mark.parametrize("harm", ["missing", "cut"])
+def test_a_checkpoint_with_a_missing_or_damaged_file_is_refused_by_name(finished, tmp_path, harm, legacy):
+    checkpoint = checkpoint_of(finished, tmp_path)
+    stored = json.loads((checkpoint / "e2_config.json").read_text())
+    assert {"model.safetensors", "optimizer.pt", "rng_state.pth"} < set(stored["files"])
+    if legacy:
+        (checkpoint / "e2_config.json").write_text(json.dumps({k: v for k, v in stored.items() if k != "files"}))
+    checked_checkpoint(checkpoint)
+    for name in ("model.safetensors", "optimizer.pt", "rng_state.pth", "scheduler.pt", "trainer_state.json"):
+        content = (checkpoint / name).read_bytes()
+        if harm == "missing":
+            (checkpoint / name).unlink()
+        else:
+            (checkpoint / name).write_bytes(content[: len(content) // 2])
+        with pytest.raises(RunFolderError, match=f"is damaged .*{name.partition('.')[0]}.*delete that folder"):
+            checked_checkpoint(checkpoint)
+        (checkpoint / name).write_bytes(content)
+
+
+def test_other_weights_in_a_checkpoint_are_noticed(finished, tmp_path):
+    checkpoint = checkpoint_of(finished, tmp_path)
+    content = bytearray((checkpoint / "model.safetensors").read_bytes())
+    content[-1] ^= 1  # a bit of one weight: the file opens as before
+    (checkpoint / "model.safetensors").write_bytes(content)
+    with pytest.raises(RunFolderError, match=r"model\.safetensors is not what was written"):
+        checked_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize("line", ['{"step": "x", "seconds": 1}', "{", "[1]", '{"loss": 1}'])
+def test_a_damaged_log_is_one_line(tmp_path, line):
+    (tmp_path / "train.jsonl").write_text(f'{{"step": 1, "seconds": 1.5}}\n{line}\n{{"step": 2, "seconds": 3}}\n')
+    with pytest.raises(RunFolderError, match=r"train\.jsonl.*--fresh"):
+        TrainLog(tmp_path, 128, 2)

@@ -6,16 +6,20 @@ import json
 import shutil
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from e2bench.files import disk_errors, write_atomic, write_json
+from e2bench.errors import DataError, RunFolderError
+from e2bench.files import disk_errors, read_rows, sha256_of, write_atomic, write_json
 
 CONFIG_NAME = "e2_config.json"
 LOG_NAME = "train.jsonl"
+FILES = "files"  # in a checkpoint's e2_config.json: file: SHA-256
+HASHED_TOGETHER = 4
 
 
 class TrainLog(TrainerCallback):
@@ -23,10 +27,9 @@ class TrainLog(TrainerCallback):
 
     def __init__(self, folder: Path, tokens_per_step: int, first_step: int) -> None:
         self.path, self.tokens_per_step = folder / LOG_NAME, tokens_per_step
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= first_step]
-        write_atomic(self.path, "".join(f"{line}\n" for line in kept))
-        self._before = json.loads(kept[-1])["seconds"] if kept else 0.0
+        rows = [row for row in _logged(self.path) if row["step"] <= first_step]
+        write_atomic(self.path, "".join(f"{json.dumps(row)}\n" for row in rows))
+        self._before = rows[-1]["seconds"] if rows else 0.0
         self._started = time.perf_counter()
 
     def on_log(
@@ -57,6 +60,17 @@ class TrainLog(TrainerCallback):
         )
 
 
+def _logged(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a training's log. Raises RunFolderError for a damaged one, which would be written anew."""
+    try:
+        rows = read_rows(path) if path.exists() else []
+        if not all(isinstance(row.get(key), int | float) for row in rows for key in ("step", "seconds")):
+            raise DataError(f"{path}: a line has no step or seconds")
+    except DataError as error:
+        raise RunFolderError(f"{error}; mend the line, move the file away, or use --fresh to start over") from None
+    return rows
+
+
 def numbered_checkpoints(out: Path) -> list[Path]:
     """Folders `checkpoint-STEP` of a training folder, oldest first; a copy under a name of one's own is none."""
     found = [path for path in out.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit() and path.is_dir()]
@@ -73,6 +87,14 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
+def checkpoint_hashes(folder: Path) -> dict[str, str]:
+    """File, relative to a checkpoint: SHA-256. Files are read side by side; `e2_config.json` holds the result."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / CONFIG_NAME)
+    with ThreadPoolExecutor(HASHED_TOGETHER) as pool:
+        digests = list(pool.map(sha256_of, paths))
+    return {path.relative_to(folder).as_posix(): digest for path, digest in zip(paths, digests, strict=True)}
+
+
 class CheckpointConfig(TrainerCallback):
     """Writes `e2_config.json` into each checkpoint, last of its files: one without it was torn by a crash.
 
@@ -82,16 +104,20 @@ class CheckpointConfig(TrainerCallback):
     def __init__(self, config: dict[str, Any], tokens_per_step: int, keep: int | None) -> None:
         self.config, self.tokens_per_step, self.keep = config, tokens_per_step, keep
 
-    def write(self, folder: Path, step: int) -> None:
-        """Put the config of `step` into `folder`."""
+    def write(self, folder: Path, step: int, *, hashes: bool = False) -> None:
+        """Put the config of `step` into `folder`. hashes: with those of the files that lie there."""
         config = {**self.config, "step": step, "tokens": step * self.tokens_per_step}
+        if hashes:
+            config[FILES] = checkpoint_hashes(folder)
         write_json(folder / CONFIG_NAME, config)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if args.world_size > 1:  # every process writes files of its own into the checkpoint
+            torch.distributed.barrier()
         if not state.is_world_process_zero:
             return
         out = Path(str(args.output_dir))
-        self.write(out / f"checkpoint-{state.global_step}", state.global_step)
+        self.write(out / f"checkpoint-{state.global_step}", state.global_step, hashes=True)
         for checkpoint in complete_checkpoints(out)[: -self.keep] if self.keep else []:
             (checkpoint / CONFIG_NAME).unlink()  # first, so that a half-deleted one is not taken for a whole one
             shutil.rmtree(checkpoint)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import IterableDataset
 
-from e2bench.errors import DataError, E2BenchError, UnknownName
+from e2bench.errors import DataError, E2BenchError, UnknownName, one_line
 from e2bench.files import sha256_of
 from e2bench.runs.manifest import shareable
 from e2bench.train.layouts import LAYOUTS, Segment
@@ -105,6 +105,7 @@ class PackedRows(IterableDataset[dict[str, torch.Tensor]]):
     begin anew
         with every document, from which transformers makes the block-diagonal mask.
     shuffle_buffer: documents and pieces held to draw the next one from.
+    vocabulary: embedding rows of the model; a row with a token beyond them is refused. None: not checked.
     """
 
     def __init__(
@@ -118,6 +119,7 @@ class PackedRows(IterableDataset[dict[str, torch.Tensor]]):
         cross_documents: bool = True,
         shuffle_buffer: int = 1000,
         first_row: int = 0,
+        vocabulary: int | None = None,
     ) -> None:
         if not sources:
             raise DataError("the recipe names no training data; list files under `data`")
@@ -125,7 +127,7 @@ class PackedRows(IterableDataset[dict[str, torch.Tensor]]):
             raise DataError("the tokenizer has no end-of-text token, which marks where a document ends; set eos_token")
         self.sources, self.tokenizer, self.train_window, self.seed = sources, tokenizer, train_window, seed
         self.whole_documents, self.cross_documents = whole_documents, cross_documents
-        self.shuffle_buffer, self.first_row = shuffle_buffer, first_row
+        self.shuffle_buffer, self.first_row, self.vocabulary = shuffle_buffer, first_row, vocabulary
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         streams = [self._pieces(index, source) for index, source in enumerate(self.sources)]
@@ -139,6 +141,12 @@ class PackedRows(IterableDataset[dict[str, torch.Tensor]]):
         padding = self.train_window - row.tokens
         if padding:
             row.add(Piece([self.tokenizer.eos_token_id] * padding, [IGNORED] * padding))
+        most = max(i for p in row.pieces for i in p.input_ids)
+        if self.vocabulary is not None and most >= self.vocabulary:
+            raise DataError(
+                f"the training data holds the token {self.tokenizer.convert_ids_to_tokens([most])[0]!r} (id {most}), "
+                f"and the model has {self.vocabulary:,} embedding rows; the tokenizer is another model's: check it"
+            )
         tensors = {
             "row": torch.tensor(number),
             "input_ids": torch.tensor([i for p in row.pieces for i in p.input_ids]),
@@ -168,10 +176,19 @@ class PackedRows(IterableDataset[dict[str, torch.Tensor]]):
                 raise DataError(f"{source.paths()[0]}: no example of layout {source.layout!r} in it; check `layout`")
 
     def _documents(self, examples: Iterable[dict[str, Any]], source: Source) -> Iterator[Piece]:
-        for example in examples:
+        for example in _readable(examples, source):
             segments = LAYOUTS[source.layout](example, self.tokenizer, source.template)
             if segments:
                 yield encode(segments, self.tokenizer, answers_only=source.loss == "answers")
+
+
+def _readable(examples: Iterable[dict[str, Any]], source: Source) -> Iterator[dict[str, Any]]:
+    """The examples. Raises DataError where the files are no JSON lines: `datasets` has many ways to say so."""
+    try:
+        yield from examples
+    except Exception as error:
+        files = ", ".join(source.files)
+        raise DataError(f"{files} cannot be read as JSON lines: {one_line(error.__cause__ or error)[:200]}") from None
 
 
 def encode(segments: list[Segment], tokenizer: PreTrainedTokenizerBase, *, answers_only: bool) -> Piece:

@@ -15,32 +15,35 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainingArguments, default_data_collator
+from transformers.trainer_pt_utils import safe_globals
 
 from e2bench.compat import activation_checkpointing_arguments
-from e2bench.errors import E2BenchError, RunFailed, RunFolderError, one_line
+from e2bench.environment import check_launcher, number
+from e2bench.errors import DataError, E2BenchError, RunFailed, RunFolderError, one_line
 from e2bench.files import disk_errors, make_folder, read_json, write_json
 from e2bench.models.identity import tokenizer_hash, weights_hash
-from e2bench.rope.config import checkpoint_scaling, native_window
+from e2bench.rope.config import checkpoint_scaling, native_window, text_config
 from e2bench.runs.lock import LOCK, FolderLock
 from e2bench.train.callbacks import (
     CONFIG_NAME,
+    FILES,
     CheckpointConfig,
     StopOnSignal,
     TrainLog,
+    checkpoint_hashes,
     complete_checkpoints,
     numbered_checkpoints,
     step_of,
 )
 from e2bench.train.data import PackedRows, data_hashes
 from e2bench.train.e2 import Draw, E2Settings, draw
-from e2bench.train.loading import add_lora, load_model, load_tokenizer
+from e2bench.train.loading import add_lora, load_config, load_model, load_tokenizer
 from e2bench.train.plan import make_plan
 from e2bench.train.recipe import RECIPES, Recipe
 from e2bench.train.rotary import E2Positions
@@ -132,7 +135,7 @@ def training_arguments(recipe: Recipe, out: Path) -> TrainingArguments:
 
 def processes_started() -> int:
     """How many processes torchrun or accelerate started; asking accelerate would settle its device too early."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return number("WORLD_SIZE", 1)
 
 
 def _accumulation(recipe: Recipe) -> int:
@@ -174,7 +177,7 @@ def prepare_folder(out: Path, config: dict[str, Any], fresh: bool) -> None:
             write_json(out / MARKER, {"made_by": "e2bench train"})
         kept = [] if fresh else complete_checkpoints(out)
         for path in set(numbered_checkpoints(out)) - set(kept):
-            shutil.rmtree(path)
+            _remove(path)
     if fresh or not (kept or (out / CONFIG_NAME).exists()):
         return
     stored = checked_checkpoint(kept[-1]) if kept else read_json(out / CONFIG_NAME)
@@ -183,6 +186,13 @@ def prepare_folder(out: Path, config: dict[str, Any], fresh: bool) -> None:
             f"{out} holds a run with {setting} = {before!r}, now it is {now!r}; "
             "use --fresh to start over or another --out"
         )
+
+
+def _remove(folder: Path) -> None:
+    try:
+        shutil.rmtree(folder)
+    except RecursionError:  # it goes down a thousand folders
+        raise RunFolderError(f"{folder} is nested too deep to be removed; remove it yourself (rm -r)") from None
 
 
 def check_start(out: Path, model: Any, tokenizer: Any) -> None:
@@ -206,35 +216,63 @@ def check_ours(out: Path) -> None:
         raise RunFolderError(f"{out} holds {inside[0]}, which no e2bench train made; choose another --out")
 
 
+NEEDED = ("trainer_state.json", "optimizer.pt", "scheduler.pt")
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
+
+
 def checked_checkpoint(checkpoint: Path) -> dict[str, Any]:
-    """A checkpoint's `e2_config.json`, after its other files have been opened too: RunFolderError for a damaged one."""
+    """A checkpoint's `e2_config.json`, after its other files were checked: RunFolderError for a damaged one.
+
+    Checked by the hashes that it carries. One of an older version has none: then that nothing is missing, and that each
+    file can be opened.
+    """
     path = checkpoint / CONFIG_NAME
     try:
-        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if not all(isinstance(stored[group], dict) for group in ("settings", "data")):
-            raise ValueError("it holds no settings")
+        stored = read_json(path)
+        if not all(isinstance(stored.get(group), dict) for group in ("settings", "data")):
+            raise DataError("it holds no settings")
+        if isinstance(stored.get(FILES), dict):
+            _check_hashes(checkpoint, stored[FILES])
+            return stored
+        if stored["settings"].get("sharding", "none") == "none":
+            _check_present(checkpoint)
         for path in checkpoint.glob("*.json"):
-            json.loads(path.read_text(encoding="utf-8"))
+            read_json(path)
         for path in checkpoint.glob("*.safetensors"):
             with safe_open(path, "pt"):
                 pass
-        for path in checkpoint.glob("*.pt"):
-            torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        KeyError,
-        TypeError,
-        RuntimeError,
-        UnpicklingError,
-        SafetensorError,
-    ) as error:
-        reason = f"{path.name}: {one_line(error) or type(error).__name__}"
+        with safe_globals():
+            for path in [*checkpoint.glob("*.pt"), *checkpoint.glob("rng_state*.pth")]:
+                torch.load(path, map_location="cpu", weights_only=True, mmap=path.suffix == ".pt")
+    except Exception as error:  # torch, pickle, zipfile and safetensors raise their own many kinds
+        reason = one_line(error) or type(error).__name__
+        if not isinstance(error, E2BenchError):
+            reason = f"{path.name}: {reason}"
         raise RunFolderError(
             f"{checkpoint} is damaged ({reason}); delete that folder to go on from the checkpoint before it"
         ) from None
     return stored
+
+
+def _check_hashes(checkpoint: Path, known: dict[str, str]) -> None:
+    """Raise DataError naming a file that is missing or another than was written."""
+    found = checkpoint_hashes(checkpoint)
+    for name, digest in known.items():
+        if name not in found:
+            raise DataError(f"{name} is missing")
+        if found[name] != digest:
+            raise DataError(f"{name} is not what was written (SHA-256 {found[name][:16]}…)")
+
+
+def _check_present(checkpoint: Path) -> None:
+    names = {path.name for path in checkpoint.iterdir()}
+    missing = [name for name in NEEDED if name not in names]
+    if not names & set(WEIGHTS):
+        missing.insert(0, WEIGHTS[0])
+    if not any(name.startswith("rng_state") for name in names):
+        missing.append("rng_state.pth")
+    if missing:
+        raise DataError(f"{missing[0]} is missing")
 
 
 @contextmanager
@@ -301,6 +339,7 @@ def packed_rows(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, first_step: 
         cross_documents=recipe.cross_documents,
         shuffle_buffer=recipe.shuffle_buffer,
         first_row=first_step * recipe.batch_size,
+        vocabulary=text_config(load_config(recipe)).vocab_size,
     )
 
 
@@ -311,6 +350,7 @@ def train(recipe: Recipe, out: Path, *, fresh: bool = False) -> bool:
     data, `e2_config.json`, `train.jsonl` and the checkpoints, which keep float32 weights.
     Optimizer and random state are read with torch's `weights_only`, so a checkpoint cannot run code.
     """
+    check_launcher()
     arguments = training_arguments(recipe, out)
     tokenizer = load_tokenizer(recipe)
     config = e2_config(recipe, make_plan(recipe).native_window)

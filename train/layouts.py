@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from e2bench.errors import DataError
 from e2bench.prompts.chat import VICUNA_SYSTEM
+from e2bench.prompts.templates import rendered
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -102,9 +103,9 @@ def _chat_template(messages: list[dict[str, str]], tokenizer: PreTrainedTokenize
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], prompt: bool) -> str:
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+    text = rendered(tokenizer, messages, prompt=prompt)
     bos = tokenizer.bos_token
-    return str(text).removeprefix(bos) if bos else str(text)  # encode() puts BOS there itself
+    return text.removeprefix(bos) if bos else text  # encode() puts BOS there itself
 
 
 def _text(example: dict[str, Any], *names: str) -> str:

@@ -11,6 +11,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from e2bench.compat import unpacked_gguf
 from e2bench.errors import E2BenchError, ModelError, one_line
+from e2bench.models.claims import check_folder_claims
 from e2bench.models.loading import check_hub_id
 from e2bench.prompts.chat import VICUNA_TEMPLATE
 from e2bench.train.miniature.initial import plant_induction
@@ -40,7 +41,7 @@ def load_config(recipe: Recipe) -> PretrainedConfig:
     name, gguf = _located(recipe.base)
     try:
         return cast(PretrainedConfig, AutoConfig.from_pretrained(name, **gguf))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _cannot_load(recipe.base, error) from error
 
 
@@ -107,6 +108,7 @@ def _located(name: str) -> tuple[str, dict[str, str]]:
             raise ModelError(f"{name} does not exist; give the path of a GGUF file")
         return str(path.parent), {"gguf_file": path.name}
     if path.is_dir():
+        check_folder_claims(path)
         return str(path), {}
     check_hub_id(name)
     return name, {}

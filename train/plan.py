@@ -78,7 +78,7 @@ def make_plan(recipe: Recipe, processes: int = 1) -> Plan:
     """Shapes on torch's meta device and arithmetic; needs the base's config, not its weights."""
     config = load_config(recipe)
     with torch.device("meta"):
-        model: Any = add_lora(AutoModelForCausalLM.from_config(config), recipe)
+        model: Any = add_lora(AutoModelForCausalLM.from_config(config, attn_implementation="eager"), recipe)
     parameters = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return Plan(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 import yaml
 
 from e2bench.errors import DataError, E2BenchError, UnknownName, one_line
+from e2bench.files import read_whole
 from e2bench.train.data import Source
 from e2bench.train.e2 import E2Settings
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound="DataclassInstance")
 
 RECIPES = Path(__file__).parent / "recipes"
+MOST_BYTES = 1 << 20  # of a recipe
 NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)  # PyYAML lets impossible dates and deep nesting through
 CHOICES = {
     "schedule": ["cosine", "constant"],
@@ -135,7 +137,7 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
     """
     path = _find(name)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.safe_load(read_whole(path, MOST_BYTES).decode("utf-8"))
     except NOT_YAML as error:
         raise E2BenchError(f"{path.name} is not valid YAML: {one_line(error)}") from None
     except OSError as error:

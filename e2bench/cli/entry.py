@@ -10,7 +10,7 @@ import signal
 import sys
 
 from e2bench.cli.commands import app
-from e2bench.errors import E2BenchError, one_line
+from e2bench.errors import E2BenchError, is_panic, one_line
 
 
 def main() -> None:
@@ -40,13 +40,17 @@ def main() -> None:
         if error.errno in DISK_ERRORS:
             code = _output_lost(error)
         elif error.filename is None:
-            raise
+            code = _failed(error)
         else:
             code = _say(f"{error.filename}: {error.strerror}; check the path and its permissions", 2)
     except Exception as error:
         code = _usage_code(error)
         if code is None:
             code = _failed(error)
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        code = _failed(error)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -96,15 +100,18 @@ def _say(message: str, code: int) -> int:
     return code
 
 
-def _failed(error: Exception) -> int:
+def _failed(error: BaseException) -> int:
     """A failure of ours in one line, its traceback in a file; what was measured is on the disk."""
     import tempfile
     import traceback
 
-    descriptor, path = tempfile.mkstemp(prefix="e2bench-", suffix=".log", text=True)
-    with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as log:
-        log.write(f"{shlex.join(sys.argv)}\n")
-        traceback.print_exception(error, file=log)
+    try:
+        descriptor, path = tempfile.mkstemp(prefix="e2bench-", suffix=".log", text=True)
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as log:
+            log.write(f"{shlex.join(sys.argv)}\n")
+            traceback.print_exception(error, file=log)
+    except OSError:
+        path = "what it was asked to do (no log file could be written)"
     what = f"{type(error).__name__}: {one_line(error)}"
     return _say(
         f"a failure of e2bench itself ({what[:200]}); what was finished is kept. Please report it with {path}", 1

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from e2bench.errors import DataError, printable
+from e2bench.errors import DataError, RunFailed, printable
 from e2bench.experiments.provenance import data_label, shortfall
 from e2bench.experiments.stored import experiment_of, score_folder, write_scores
 from e2bench.files import make_folder, read_json
@@ -20,16 +20,29 @@ def run(folder: Path, *, as_json: bool, rouge_score: bool, out: Path | None = No
     scores = score_folder(folder, rouge_score=rouge_score)
     if as_json:
         print_json(folder, scores)
-        return
-    if out is not None:
-        make_folder(out)
-    show(folder, scores, write_scores(out or folder, scores))
+    else:
+        if out is not None:
+            make_folder(out)
+        show(folder, scores, write_scores(out or folder, scores))
+    check_failed(folder, scores)
 
 
 def print_json(folder: Path, scores: dict[str, Any]) -> None:
     """Scores by task with their averages, or the cells of an experiment that has lengths; unrounded."""
     names = [experiment_of(folder).cells] if experiment_of(folder).cells else ["tasks", "averages"]
     print(json.dumps({name: scores.get(name, {}) for name in names}, ensure_ascii=False))
+
+
+def check_failed(folder: Path, scores: dict[str, Any]) -> None:
+    """Raise RunFailed for a run some of whose samples failed: those that are left may be the easy ones."""
+    details = scores.get("details")
+    entries = details.items() if isinstance(details, dict) else ()
+    if failed := {name: entry["failed"] for name, entry in entries if entry.get("failed")}:
+        few = ", ".join(f"{count} of {name}" for name, count in list(failed.items())[:4])
+        raise RunFailed(
+            f"{folder}: {sum(failed.values())} samples failed ({few}), so there is no average over their tasks; drop "
+            "their lines (finish: error) and give the run's command again"
+        )
 
 
 def _refuse_several(folder: Path) -> None:
@@ -40,10 +53,14 @@ def _refuse_several(folder: Path) -> None:
 
 def show_run(folder: Path | None, *, as_json: bool = False) -> None:
     """Print the scores of a run that has just ended; None: it was another process's, or a dry run."""
-    if folder and as_json:
-        print_json(folder, read_json(folder / SCORES))
-    elif folder:
-        show(folder, read_json(folder / SCORES))
+    if not folder:
+        return
+    scores = read_json(folder / SCORES)
+    if as_json:
+        print_json(folder, scores)
+    else:
+        show(folder, scores)
+    check_failed(folder, scores)
 
 
 def show(folder: Path, scores: dict[str, Any], written: Path | None = None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from e2bench.environment import check_launcher
 from e2bench.experiments.loading import quiet_bars
 from e2bench.extras import require
 
@@ -23,6 +24,7 @@ def run(
     there.
     """
     require("accelerate", "train", "training")
+    check_launcher()
     quiet_bars()
     from rich.console import Console
     from rich.table import Table

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from e2bench.errors import DataError
-from e2bench.files import json_object
+from e2bench.files import MOST_LINE_BYTES, MOST_TEXT_BYTES, json_object, read_lines, read_whole, within
 from e2bench.hub import OFFLINE, is_online
 
 DEFAULT_DOCS = 128  # the paper's (section 5.3)
-MOST_LINE_BYTES = 256 << 20
+MOST_RATIO, FREE_BYTES = 200, 64 << 20  # what a packed file may grow to: so many times its size, and this anyway
+TOKEN_CHARS, SPARE_TOKENS = 8, 64  # of a document's beginning: characters a token at first, tokens before the cut
 
 
 @dataclass(frozen=True)
@@ -49,22 +50,32 @@ def read_documents(path: Path) -> Iterator[Document]:
     elif path.suffix == ".parquet":
         yield from _parquet(path)
     elif path.suffix == ".txt":
-        yield Document(_decoded(path.read_bytes(), str(path)), str(path))
+        yield Document(_decoded(read_whole(path, MOST_LINE_BYTES), str(path)), str(path))
     else:
         yield from _json_lines(path)
 
 
+class Growth:
+    """Counts what a file unpacks to. `take` raises DataError for a file that grows as no text does."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.size = path, 0
+        self.most = max(FREE_BYTES, MOST_RATIO * path.stat().st_size)
+
+    def take(self, size: int) -> None:
+        """So many bytes more."""
+        self.size += size
+        if self.size > self.most:
+            raise DataError(f"{self.path} unpacks to more than {self.most >> 20} MiB, more than text can")
+
+
 def _json_lines(path: Path) -> Iterator[Document]:
     opener: Any = gzip.open if path.suffix == ".gz" else open
-    number = 0
+    number, growth = 0, Growth(path)
     try:
         with opener(path, "rb") as lines:
-            while raw := lines.readline(MOST_LINE_BYTES + 1):
-                number += 1
-                if len(raw) > MOST_LINE_BYTES:  # a small .gz can unpack to terabytes
-                    raise DataError(
-                        f"{path}:{number}: a line of more than {MOST_LINE_BYTES >> 20} MiB; split the document"
-                    )
+            for number, raw in read_lines(lines, path):
+                growth.take(len(raw))
                 if raw.strip():
                     yield _json_document(raw, f"{path}:{number}")
     except (OSError, EOFError, gzip.zlib.error) as error:  # type: ignore[attr-defined]
@@ -86,17 +97,37 @@ def _decoded(raw: bytes, where: str) -> str:
 
 
 def _parquet(path: Path) -> Iterator[Document]:
+    """Row by row: a column of one long text a million times takes a few bytes on the disk, and gigabytes as a table."""
     import pyarrow.parquet as parquet
     from pyarrow.lib import ArrowException
 
+    growth, number = Growth(path), 0
     try:
-        table = parquet.read_table(path, columns=["text"])
+        with parquet.ParquetFile(path, read_dictionary=["text"]) as file:
+            for size in _column_sizes(file):
+                growth.take(size)
+            growth.size = 0
+            for batch in file.iter_batches(batch_size=64, columns=["text"]):
+                for value in batch.column("text"):
+                    number += 1
+                    text = value.as_py()
+                    if not isinstance(text, str) or not text.strip():
+                        raise DataError(f"{path}: row {number} has no text")
+                    growth.take(len(text))
+                    yield Document(text, f"{path}:{number}")
     except (ArrowException, OSError, KeyError) as error:
         raise DataError(f"{path} cannot be read as parquet with a `text` column: {error}") from None
-    for number, text in enumerate(table.column("text").to_pylist(), 1):
-        if not isinstance(text, str) or not text.strip():
-            raise DataError(f"{path}: row {number} has no text")
-        yield Document(text, f"{path}:{number}")
+
+
+def _column_sizes(file: Any) -> Iterator[int]:
+    """Unpacked bytes of each piece of the column `text`."""
+    if "text" not in file.schema_arrow.names:
+        raise KeyError("no column `text`")
+    for group in range(file.metadata.num_row_groups):
+        pieces = file.metadata.row_group(group)
+        for at in range(pieces.num_columns):
+            if pieces.column(at).path_in_schema.partition(".")[0] == "text":
+                yield pieces.column(at).total_uncompressed_size
 
 
 def stream(name: str) -> Iterator[Document]:
@@ -122,6 +153,24 @@ class Chosen:
     ids: list[int]
 
 
+def encode_beginning(document: Document, encode: Callable[[str], list[int]], tokens: int | None) -> list[int]:
+    """At least the first `tokens` ids of a document, as its whole text has them; None: all ids.
+
+    A long text is cut at a blank and tokenized only so far that SPARE_TOKENS lie between what is used and the cut.
+    Raises DataError for a text of which more than MOST_TEXT_BYTES would have to be tokenized.
+    """
+    text, most = document.text, max(MOST_TEXT_BYTES, 32 * (tokens or 0))
+    advice = "split the document, or use less of it (--doc-tokens)"
+    chars = len(text) if tokens is None else TOKEN_CHARS * (tokens + SPARE_TOKENS)
+    while chars < len(text) and tokens is not None:
+        cut = max(text.rfind(blank, chars // 2, chars) for blank in " \n")
+        ids = encode(within(text[: cut if cut > 0 else chars], document.where, advice, most))
+        if len(ids) >= tokens + SPARE_TOKENS:
+            return ids
+        chars *= 4
+    return encode(within(text, document.where, advice, most))
+
+
 def choose_documents(
     documents: Iterator[Document],
     encode: Callable[[str], list[int]],
@@ -129,8 +178,11 @@ def choose_documents(
     min_tokens: int,
     docs: int | None,
     seed: int,
+    used: int | None = None,
 ) -> list[Chosen]:
     """`docs` documents of at least `min_tokens`, sampled by seed; None: all of them, up to 128. In corpus order.
+
+    used: so many tokens of each are used, so that no more of a long one need be tokenized; None: all.
 
     Raises DataError saying how many there are, and how long, when an explicit number cannot be met or none is long
     enough. Two equal texts count once.
@@ -141,7 +193,9 @@ def choose_documents(
         seen += 1
         if len(document.text.encode("utf-8", "surrogatepass")) < min_tokens // 2:
             continue  # far too short for any tokenizer: a token is half a byte at the very least
-        ids = encode(document.text)
+        if document.id in long_enough:
+            continue
+        ids = encode_beginning(document, encode, None if used is None else max(used, min_tokens))
         longest = max(longest, len(ids))
         if len(ids) >= min_tokens:
             long_enough.setdefault(document.id, Chosen(document, ids))

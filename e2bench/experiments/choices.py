@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from e2bench.errors import DataError
-from e2bench.files import json_object
+from e2bench.files import json_object, read_lines
 from e2bench.hub import OFFLINE, is_online
 from e2bench.models.protocols import Prompt, Scorer
 from e2bench.prompts.task import sample_hash
@@ -32,7 +32,7 @@ def read_rows_of(folder: Path, task: ShortTask, limit: int | None) -> list[dict[
     path = folder / f"{task.file}.jsonl"
     rows: list[dict[str, Any]] = []
     with path.open("rb") as lines:
-        for number, raw in enumerate(lines, 1):
+        for number, raw in read_lines(lines, path):
             if limit is not None and len(rows) >= limit:
                 break
             if raw.strip():

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from e2bench.errors import DataError, E2BenchError
-from e2bench.files import read_json, write_atomic, write_json
+from e2bench.files import read_json, read_rows, write_atomic, write_json
 from e2bench.hub import is_online
 from e2bench.prompts.task import lm_eval_tasks
 from e2bench.rope.methods import RopeScaling
@@ -73,11 +73,11 @@ def task_manager(tasks: Sequence[ShortTask], data: Path | None, work: Path) -> A
 def _race_articles(rows: Path, out: Path) -> None:
     """RACE as lm-eval reads it: one line an article, its questions as the text of a Python list."""
     articles: dict[str, list[dict[str, Any]]] = {}
-    for line in rows.read_text(encoding="utf-8").split("\n"):  # splitlines would cut at what articles may hold
-        if line.strip():
-            row = json.loads(line)
-            problem = {key: row[key] for key in ("question", "options", "answer")}
-            articles.setdefault(row["article"], []).append(problem)
+    for number, row in enumerate(read_rows(rows, ours=False), 1):
+        if missing := [key for key in ("article", "question", "options", "answer") if key not in row]:
+            raise DataError(f"{rows}: object {number} has no field {missing[0]!r}, which RACE needs")
+        problem = {key: row[key] for key in ("question", "options", "answer")}
+        articles.setdefault(str(row["article"]), []).append(problem)
     made = [{"article": article, "problems": repr(problems)} for article, problems in articles.items()]
     write_atomic(out, "".join(json.dumps(row) + "\n" for row in made))
 

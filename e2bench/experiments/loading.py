@@ -92,7 +92,7 @@ def _served_model(common: Common, needs: str) -> Any:
     from e2bench.models.loading import load_tokenizer
     from e2bench.models.served import ServedModel
 
-    endpoint = Endpoint(common.model or "")
+    endpoint = Endpoint(common.model or "", insecure=common.insecure)
     tokenizer, configured = load_tokenizer(common.tokenizer, common.trust_remote_code)
     return ServedModel(
         endpoint,

@@ -191,7 +191,8 @@ class LongBench(Experiment):
         scores = {name: entry.pop("score") for name, entry in details.items()}
         known = {name: score for name, score in scores.items() if score is not None}
         own = all(task.name not in BY_NAME for task in present)  # which belong to no average
-        return {"tasks": known, "averages": {} if own else averages(known, LONGBENCH), "details": details}
+        whole = {name: score for name, score in known.items() if not details[name]["failed"]}
+        return {"tasks": known, "averages": {} if own else averages(whole, LONGBENCH), "details": details}
 
     @classmethod
     def samples(cls, folder: Path, name: str, lines: Sequence[Line], *, strict: bool) -> Iterator[tuple[Line, Sample]]:

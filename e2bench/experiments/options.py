@@ -86,6 +86,9 @@ class Common(Settings):
         panel=MODEL,
     )
     concurrency: int = setting(8, "Requests in flight to a served model.", minimum=1, panel=MODEL)
+    insecure: bool = setting(
+        False, "Send a key over plain http to other machines too.", flags=("--insecure",), panel=MODEL
+    )
     trust_remote_code: bool = setting(
         False, "Run Python code that a checkpoint brings.", flags=("--trust-remote-code",), panel=MODEL
     )

@@ -112,6 +112,7 @@ def _encode_with_span(model: Generator, text: str, value: str) -> tuple[list[int
     """Ids of a text, and the first and last index of those that hold `value`; None where it does not occur."""
     if not getattr(model.tokenizer, "is_fast", False):
         raise ModelError("finding a value's tokens needs a fast tokenizer (one with tokenizer.json); none is here")
+    model.encode(text, special_tokens=False)  # refuses a token that the model has no row for
     encoded = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     start = text.find(f'"{value}"') + 1
     if start == 0:

@@ -119,6 +119,7 @@ class Perplexity(Experiment):
             min_tokens=self.min_tokens or longest,
             docs=docs,
             seed=common.seed,
+            used=used,
         )
         cells = cells_of(chosen, grid, protocol, used)
         say(

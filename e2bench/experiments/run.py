@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from e2bench.environment import check_launcher
 from e2bench.errors import E2BenchError
 from e2bench.experiments.base import Experiment, Plan
 from e2bench.experiments.loading import check_model, load_model, with_preset
@@ -39,6 +40,7 @@ def run_experiment(experiment: Experiment, common: Common, model: Any = None) ->
     model: a loaded one, a served one or what answers like one; None: the one that `common` names.
     Raises E2BenchError for what is refused: without the model where that can be seen without it.
     """
+    check_launcher()
     experiment.check(common)
     if experiment.without_model(common):
         return None

@@ -193,9 +193,9 @@ class Short(Experiment):
     def samples(cls, folder: Path, name: str, lines: Sequence[Line], *, strict: bool) -> Iterator[tuple[Line, Sample]]:
         """A row, the option taken and the right one."""
         for line in lines:
-            score = float(line["correct"])
-            prediction = str(line["prediction"])
-            yield line, Sample(name, row_id(line), score, line["gold"], prediction, str(line["_id"]), 100 * score)
+            score = _correct(line, name, strict=strict)
+            texts = (str(line["prediction"]), str(line["_id"]))
+            yield line, Sample(name, row_id(line), score, line["gold"], *texts, grade=score and 100 * score)
 
     @classmethod
     def table(cls, scores: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -207,11 +207,21 @@ class Short(Experiment):
         return shown(cls.columns, entries)
 
 
+def _correct(line: Line, name: str, *, strict: bool = True) -> float | None:
+    """A line's `correct`, 0 to 1. Raises DataError for anything else; without `strict` None."""
+    value = line["correct"]
+    if isinstance(value, int | float) and 0 <= value <= 1:
+        return float(value)
+    if strict:
+        raise DataError(f"{name}.jsonl: line {row_id(line)} has correct = {str(value)[:60]}; it must lie from 0 to 1")
+    return None
+
+
 def _details(name: str, rows: Sequence[Line], harness: Mapping[str, Any]) -> dict[str, Any]:
     """One task of scores.json, its `accuracy` among the details."""
     from e2bench.scoring.statistics import interval, mean
 
-    correct = [float(row["correct"]) for row in rows]
+    correct = [score for row in rows if (score := _correct(row, name)) is not None]
     share = mean(correct) or 0.0
     bounds = interval(correct)
     expected = published_rows()

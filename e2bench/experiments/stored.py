@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from e2bench.errors import DataError
 from e2bench.experiments.base import EXPERIMENTS, Experiment, experiment
-from e2bench.files import check_folder, file_hashes, json_bytes, read_json, write_json
+from e2bench.files import MOST_LINE_BYTES, check_folder, file_hashes, json_bytes, json_object, read_json, write_json
 from e2bench.runs.lines import RUN, SCORES, asked, read_run
 
 
@@ -40,11 +39,10 @@ def layout_of(folder: Path) -> type[Experiment] | None:
 
 def _first_fields(path: Path) -> set[str]:
     try:
-        with path.open(encoding="utf-8") as lines:
-            first = json.loads(next(lines, ""))
-    except (ValueError, OSError, RecursionError):
+        with path.open("rb") as lines:
+            return set(json_object(lines.readline(MOST_LINE_BYTES), str(path)))
+    except (DataError, OSError):
         return set()
-    return set(first) if isinstance(first, dict) else set()
 
 
 def score_folder(folder: Path, **options: Any) -> dict[str, Any]:

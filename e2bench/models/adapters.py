@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from e2bench.errors import ModelError
+from e2bench.files import read_json
+from e2bench.models.claims import check_adapter
 from e2bench.models.findings import NOTE, OK, find
 
 CHECK = "adapter"
@@ -27,6 +29,9 @@ def merge_adapter(hf: Any, adapter: Path, *, allow_pickle: bool) -> Any:
     if not (adapter / WEIGHTS).exists():
         raise ModelError(f"{adapter} holds no {WEIGHTS} (pickled adapters are not read)")
     state = _without_copies(load_file(adapter / WEIGHTS))
+    config = adapter / "adapter_config.json"
+    shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
+    check_adapter(read_json(config), str(config), shapes, [name for name, _ in hf.named_modules()])
     _resize(hf, state)
     _merge_side_file(hf, adapter, allow_pickle=allow_pickle)
     model = PeftModel(hf, PeftConfig.from_pretrained(str(adapter)))

@@ -6,23 +6,24 @@ or gone is asked again; one that answers with something else is a mistake to be 
 
 from __future__ import annotations
 
-import json
-import os
 import random
 import threading
+import time
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
 
-from e2bench.errors import E2BenchError, ModelError, RunFailed
+from e2bench.errors import DataError, E2BenchError, ModelError, RunFailed
+from e2bench.files import parse_json
+from e2bench.models.secrets import KEYS, Secret, check_way, is_loopback, place_of
 
 T = TypeVar("T")
-KEYS = ("E2BENCH_API_KEY", "OPENAI_API_KEY")
 LONGEST_WAIT_S = 30.0
-SHOWN_CHARS = 200
+SHOWN_CHARS, MOST_SHOWN = 200, 100_000
 MOST_BYTES = 64 << 20  # of one answer: 32k tokens streamed with all their JSON are a tenth of it
 
 
@@ -42,36 +43,38 @@ class Refused(ModelError):
         self.status, self.reason = status, reason
 
 
-def api_key() -> str | None:
-    """The key, from the environment alone; it is never stored, printed or logged."""
-    name = next((name for name in KEYS if os.environ.get(name, "").strip()), None)
-    if name is None:
-        return None
-    key = os.environ[name].strip()  # a mounted secret ends in a newline
-    if not (key.isascii() and key.isprintable()):
-        raise E2BenchError(f"the key in {name} holds characters that no HTTP header can carry; set it again")
-    return key
+class NoAnswer(ModelError):
+    """An answer that is none, through no fault of the command: the run stops there, and its folder resumes."""
+
+    exit_code = 1
 
 
 class Endpoint:
     """One server at `url` (ending in /v1). Thread-safe; `close` ends every request in flight.
 
-    timeout_s: longest silence inside an answer.    attempts: tries of one request.    backoff_s: first pause, doubled
+    timeout_s: longest silence inside an answer.    deadline_s: longest time of one whole request, however busily the
+    server sends; None: twice `timeout_s`.    attempts: tries of one request.    backoff_s: first pause, doubled
     at every further try and spread at random by up to a half, at most 30 s; a Retry-After of the server goes before.
+    insecure: send a key over plain http to other machines too.
     """
 
-    def __init__(self, url: str, *, timeout_s: float = 600.0, attempts: int = 7, backoff_s: float = 0.5) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_s: float = 600.0,
+        deadline_s: float | None = None,
+        attempts: int = 7,
+        backoff_s: float = 0.5,
+        insecure: bool = False,
+    ) -> None:
         self.url = checked_url(url)
         self.attempts, self.backoff_s = attempts, backoff_s
-        self._key = api_key()
-        self._closed = threading.Event()
-        host = urlsplit(self.url).hostname or ""
-        self._client = httpx.Client(
-            headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
-            timeout=httpx.Timeout(timeout_s, connect=min(10.0, timeout_s)),
-            limits=httpx.Limits(max_connections=None),
-            trust_env=host not in ("localhost", "127.0.0.1", "::1"),  # no proxy to one's own machine
-        )
+        self.deadline_s = deadline_s or 2 * timeout_s
+        self.key = Secret.from_environment()
+        check_way(self.url, self.key, insecure=insecure)
+        self._closed, self._late = threading.Event(), False
+        self._client = _client(self.url, self.key, timeout_s)
         weakref.finalize(self, self._client.close)
 
     def close(self) -> None:
@@ -83,35 +86,69 @@ class Endpoint:
 
     def get(self, path: str) -> dict[str, Any]:
         """A JSON object. Raises Refused for 4xx, Broken or an httpx error for what a second try may mend."""
-        with self._client.stream("GET", self.url + path) as response:
-            text = self._whole(response)
+        with self._in_time() as deadline, self._client.stream("GET", self.url + path) as response:
+            text = self._whole(response, deadline)
             self._check(response, text)
             return self._object(text, response)
 
     def events(self, path: str, body: Mapping[str, Any]) -> Generator[dict[str, Any], None, None]:
         """The JSON objects of an answer: those of an event stream as they come, or the only one of a plain answer."""
-        with self._client.stream("POST", self.url + path, json=dict(body)) as response:
+        with (
+            self._in_time() as deadline,
+            self._client.stream("POST", self.url + path, json=dict(body)) as response,
+        ):
             if "text/event-stream" not in response.headers.get("content-type", ""):
-                text = self._whole(response)
+                text = self._whole(response, deadline)
                 self._check(response, text)
                 yield self._object(text, response)
                 return
             self._check(response, "")
-            for line in _lines(self._pieces(response)):
+            for line in _lines(self._pieces(response, deadline)):
                 data = line[5:].decode("utf-8", "replace").strip() if line.startswith(b"data:") else ""
                 if data == "[DONE]":
                     return
                 if data:
                     yield self._object(data, response)
 
-    def _whole(self, response: httpx.Response) -> str:
-        return b"".join(self._pieces(response)).decode("utf-8", "replace")
+    @contextmanager
+    def _in_time(self) -> Iterator[float]:
+        """A request inside, with the time when it must be over; a byte now and then keeps no request alive.
 
-    def _pieces(self, response: httpx.Response) -> Iterator[bytes]:
+        Where the time runs out before the first piece of the answer is read, every connection is closed: that wakes
+        the waiting one, and the run is over anyway.
+        """
+        timer = threading.Timer(self.deadline_s, self._end_late)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield time.monotonic() + self.deadline_s
+        except (httpx.TransportError, httpx.StreamError, RuntimeError, OSError):
+            if self._late:
+                raise self._overdue() from None
+            raise
+        finally:
+            timer.cancel()
+
+    def _end_late(self) -> None:
+        self._late = True
+        self.close()
+
+    def _overdue(self) -> RunFailed:
+        return RunFailed(
+            f"{self.url} did not complete an answer in {self.deadline_s:,.0f} s, however often it sent something; what "
+            "was finished is kept: mend the server and give the same command again"
+        )
+
+    def _whole(self, response: httpx.Response, deadline: float) -> str:
+        return b"".join(self._pieces(response, deadline)).decode("utf-8", "replace")
+
+    def _pieces(self, response: httpx.Response, deadline: float) -> Iterator[bytes]:
         """An answer's bytes, unpacked, as they come; no server can fill the memory, by size or by compression."""
         size = 0
         for piece in response.iter_bytes():
             size += len(piece)
+            if time.monotonic() > deadline:
+                raise self._overdue()
             if size > MOST_BYTES:
                 raise ModelError(f"{self.url} sends an answer of more than {MOST_BYTES >> 20} MiB; is it a model's?")
             yield piece
@@ -121,7 +158,7 @@ class Endpoint:
         if status == 429 or status >= 500:
             raise Broken(f"status {status}: {self._reason(text)}", _retry_after(response))
         if response.is_redirect:
-            target = response.headers.get("location", "elsewhere")
+            target = self._shown(place_of(response.headers.get("location", "")))
             raise Refused(status, "redirect", f"{self.url} redirects to {target}; give that address to --model")
         if status in (401, 403):
             raise Refused(
@@ -142,9 +179,9 @@ class Endpoint:
                 "endpoint, which ends in /v1"
             )
         try:
-            value = json.loads(text)
-        except (ValueError, RecursionError):
-            raise Broken(f"an answer that is not whole JSON: {self._shown(text[-60:])!r}") from None
+            value = parse_json(text, "an answer")
+        except DataError:
+            raise Broken(f"an answer that is not whole JSON: {self._shown(text)[-60:]!r}") from None
         if not isinstance(value, dict):
             raise ModelError(f"{self.url} answers with a JSON {type(value).__name__}, needed is an object")
         if value.get("error") and "choices" not in value:
@@ -154,16 +191,20 @@ class Endpoint:
     def _reason(self, text: str) -> str:
         """What a server says about an error: OpenAI's `error.message`, FastAPI's `detail`, or the text itself."""
         try:
-            value = json.loads(text)
+            value = parse_json(text, "an answer")
             error = value.get("error") or value.get("detail") or value.get("message") or text
             text = str(error.get("message", error)) if isinstance(error, dict) else str(error)
-        except (ValueError, AttributeError, RecursionError):
+        except (DataError, AttributeError):
             pass
         return self._shown(text) or "no reason given"
 
     def _shown(self, text: str) -> str:
-        line = " ".join(text.split())[:SHOWN_CHARS]
-        return line.replace(self._key, "***") if self._key else line
+        """What a server said, as a message may show it: the key is taken out before anything is cut."""
+        return " ".join(self.key.hidden(text[:MOST_SHOWN]).split())[:SHOWN_CHARS]
+
+    def shown(self, value: Any) -> str:
+        """A name, a reason or anything else that a server sent, without the key and cut short."""
+        return self._shown(str(value))
 
     # tries
 
@@ -173,11 +214,13 @@ class Endpoint:
         reason = "closed"
         for attempt in range(tries):
             if self._closed.is_set():
+                if self._late:
+                    raise self._overdue()
                 break
             try:
                 return request()
             except (httpx.TransportError, httpx.DecodingError, Broken) as error:
-                reason = self._shown(str(error)) or type(error).__name__
+                reason = _without_address(self._shown(str(error))) or type(error).__name__
                 asked = getattr(error, "wait_s", None)
             if attempt + 1 < tries:
                 self._closed.wait(self._pause(attempt) if asked is None else asked)
@@ -188,6 +231,22 @@ class Endpoint:
 
     def _pause(self, attempt: int) -> float:
         return min(self.backoff_s * 2.0**attempt, LONGEST_WAIT_S) * random.uniform(0.75, 1.25)
+
+
+def _client(url: str, key: Secret, timeout_s: float) -> httpx.Client:
+    """The HTTP client. Raises E2BenchError where the environment names a proxy or certificates that cannot be used."""
+    try:
+        return httpx.Client(
+            headers=key.headers,
+            timeout=httpx.Timeout(timeout_s, connect=min(10.0, timeout_s)),
+            limits=httpx.Limits(max_connections=None),
+            trust_env=not is_loopback(urlsplit(url).hostname or ""),  # no proxy to one's own machine
+        )
+    except (ImportError, ValueError, OSError, httpx.InvalidURL) as error:
+        raise E2BenchError(
+            f"no connection can be made as the environment says ({key.hidden(' '.join(str(error).split()))[:200]}); "
+            "check HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE and SSL_CERT_DIR"
+        ) from None
 
 
 def checked_url(url: str) -> str:
@@ -217,6 +276,11 @@ def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
             yield from others[:-1]
             rest = [others[-1]]
     yield b"".join(rest)
+
+
+def _without_address(reason: str) -> str:
+    """httpx repeats a part of an address that it cannot read, which the server chose."""
+    return "it redirects to an address that is none" if "location header" in reason else reason
 
 
 def _retry_after(response: httpx.Response) -> float | None:

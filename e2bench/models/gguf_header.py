@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from e2bench.errors import ModelError
+from e2bench.models.claims import check_layers_of_gguf
 
 # Value types by number: struct formats; 7 is a bool, 8 a string, 9 an array.
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -34,6 +35,8 @@ class GgufHeader:
                 self._floats = {n: self._float32(n) for n in self.tensors if n == "rope_freqs.weight"}
         except (struct.error, OSError, ValueError, IndexError, UnicodeDecodeError, OverflowError) as error:
             raise ModelError(f"{path} cannot be read as GGUF: {' '.join(str(error).split())[:160]}") from None
+
+        check_layers_of_gguf(self.keys, len(self.tensors), str(path))
 
     def floats(self, name: str) -> tuple[float, ...]:
         """The values of the small tensor `rope_freqs.weight`; () where there is none."""

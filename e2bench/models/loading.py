@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from e2bench.compat import unpacked_gguf
-from e2bench.errors import E2BenchError, ModelError
+from e2bench.environment import number
+from e2bench.errors import E2BenchError, ModelError, is_panic
 from e2bench.extras import require
 from e2bench.files import read_json
 from e2bench.hub import OFFLINE, is_cached, is_online
 from e2bench.models.adapters import merge_adapter
+from e2bench.models.claims import check_folder_claims, check_hub_claims
 from e2bench.models.gguf_file import GgufFile, GgufRope, one_reading, tell
 from e2bench.models.keys import check_keys
 from e2bench.models.tokenizers import checked
@@ -98,6 +99,8 @@ def load_weights(spec: ModelSpec) -> Loaded:
         options |= _gguf_config(spec, source, rope)
     else:
         options["use_safetensors"] = None if spec.allow_pickle else True
+        if not Path(source["pretrained_model_name_or_path"]).is_dir():
+            check_hub_claims(spec.path, source["revision"], allow_pickle=spec.allow_pickle)
 
     hf, info = _guarded(
         spec, lambda: AutoModelForCausalLM.from_pretrained(**options, output_loading_info=True), "weights"
@@ -209,6 +212,7 @@ def _check_folder(path: Path, spec: ModelSpec) -> None:
     config = read_json(path / "config.json")
     if config.get("auto_map") and not spec.trust_remote_code and not _is_native(config):
         raise ModelError(f"{path} brings its own Python code; read it, then give --trust-remote-code to run it")
+    check_folder_claims(path, allow_pickle=spec.allow_pickle)
     if any(path.glob("*.safetensors")):
         return
     pickled = sorted(p.name for pattern in PICKLED for p in path.glob(pattern))
@@ -247,8 +251,7 @@ def device_of(name: str) -> str:
             raise E2BenchError("--device cuda was asked for, but torch sees no GPU; use --device cpu")
         return name
     if torch.cuda.is_available():
-        local = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0
-        return f"cuda:{int(local) % torch.cuda.device_count()}"
+        return f"cuda:{number('LOCAL_RANK', number('SLURM_LOCALID')) % torch.cuda.device_count()}"
     return "cpu"
 
 
@@ -323,7 +326,7 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> tuple[Any, int
     try:
         config = AutoConfig.from_pretrained(**_tokenizer_source(name, trust_remote_code))
         return tokenizer, native_window(config)
-    except (OSError, ValueError, E2BenchError):  # a tokenizer alone
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, E2BenchError):  # a tokenizer alone
         return tokenizer, None
 
 
@@ -333,7 +336,9 @@ def _guarded(spec: ModelSpec, call: Any, what: str) -> Any:
         return call()
     except E2BenchError:
         raise
-    except Exception as error:  # transformers, safetensors and tokenizers raise their own many kinds
+    except BaseException as error:  # transformers, safetensors and tokenizers raise their own many kinds
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
         reason = " ".join(str(error).split()) or type(error).__name__
         if "scaled_dot_product_attention yet" in reason:
             reason = f"transformers has no SDPA for {reason.split()[0]}; give --attn eager"

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from e2bench.compat import cache_arguments
-from e2bench.errors import E2BenchError, RunFailed
+from e2bench.errors import E2BenchError, ModelError, RunFailed
 from e2bench.files import read_json
 from e2bench.models import memory
 from e2bench.models.compiled import CompiledBody, compile_pass
@@ -89,6 +89,7 @@ class Model(Configured):
                 compile_pass(model)
             tell_window(loaded.hf.config, loaded.tokenizer, model.native_window, spec.native_window)
             tell_layers(loaded.hf.config)
+            _ = model.eos_ids  # refuses what is none
             if loaded.own_factor is not None:  # a scaling that only the file has
                 model.own_scaling = RopeScaling("checkpoint", loaded.own_factor)
         model.findings = findings
@@ -190,7 +191,12 @@ class Model(Configured):
     def eos_ids(self) -> frozenset[int]:
         """Every token that ends a generation: the generation config's, which may be several, and the tokenizer's."""
         eos = self.hf.generation_config.eos_token_id
-        several = [] if eos is None else list(eos) if isinstance(eos, Iterable) else [eos]
+        several = [] if eos is None else list(eos) if isinstance(eos, Iterable) and not isinstance(eos, str) else [eos]
+        if strange := [one for one in several if not isinstance(one, int)]:
+            raise ModelError(
+                f"{self.name}: eos_token_id in its generation_config.json is {str(strange[0])[:40]!r}, which is no "
+                "token id; mend the file: without it answers would not end"
+            )
         return frozenset(int(i) for i in [*several, self.tokenizer.eos_token_id] if i is not None)
 
     # forward passes
@@ -228,7 +234,7 @@ class Model(Configured):
     @torch.inference_mode()
     def prefill(self, ids: Sequence[int], cache: Any, start: int = 0) -> Tensor:
         """Feed ids[start:] behind the `start` tokens in the one-row cache; the last hidden state (1, hidden)."""
-        tensor = torch.tensor([list(ids)], device=self.device)
+        tensor = torch.tensor([check_ids(list(ids), self.vocab_size, self.tokenizer)], device=self.device)
         chunk = CHUNK_TOKENS if self.chunked else len(ids)
         for begin in range(start, len(ids), chunk):
             last = self.hidden(tensor[:, begin : begin + chunk], cache, begin)
@@ -277,6 +283,7 @@ class Model(Configured):
         rows, tokens = input_ids.shape
         if not 1 <= first < tokens:
             raise ValueError(f"first scored token {first} is outside 1 … {tokens - 1}")
+        check_ids([int(input_ids.max())], self.vocab_size, self.tokenizer)
         input_ids = input_ids.to(self.device)
         whole = not self.chunked or (self.one_pass and not cached)
         chunk = tokens if whole else CHUNK_TOKENS

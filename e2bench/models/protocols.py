@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from e2bench.errors import ModelError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -31,6 +33,13 @@ class Prompt:
     stop_ids: frozenset[int] = frozenset()
     settled: Callable[[str], bool] | None = None
     text: str = ""
+
+    def __post_init__(self) -> None:
+        if not len(self.ids):
+            raise ModelError(
+                "a prompt has no token at all: its text is empty, or the tokenizer drops it, and adds no BOS; "
+                "check the data, the prompts and --tokenizer"
+            )
 
 
 @dataclass

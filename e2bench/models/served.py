@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from e2bench.errors import E2BenchError, ModelError, RunFailed
-from e2bench.models.endpoint import Broken, Endpoint, Refused
+from e2bench.models.endpoint import Broken, Endpoint, NoAnswer, Refused
 from e2bench.models.protocols import Generation, Prompt
 from e2bench.models.texts import Remote
 from e2bench.rope.methods import RopeScaling
@@ -29,6 +29,9 @@ EXTENDED = ("vllm", "sglang")  # take `stop_token_ids` and `min_tokens` beside O
 TOKEN_CHARS = 256  # no vocabulary has a longer token
 FINISHES = {"stop": "eos", "length": "length", "scored": "scored"}
 QUEUED = 4  # batches of `concurrency` handed over at once, so that one slow answer leaves no gap
+HALF = "\N{REPLACEMENT CHARACTER}"
+MORE_TOKENS = 4  # beyond the budget, and a sixteenth of it: another split of the same text may have so many more
+MOST_NAME = 512  # characters of a model's name
 PROBE = "The quick brown fox jumps over the lazy dog."
 
 
@@ -42,17 +45,25 @@ class Answer:
     completion_tokens: int | None = None
 
     def take(self, event: dict[str, Any]) -> None:
-        """Add one event of the stream, of either endpoint, or a whole answer."""
+        """Add one event of the stream, of either endpoint, or a whole answer. Raises TypeError for another form."""
         usage = event.get("usage") or {}
         self.prompt_tokens = _count(usage.get("prompt_tokens"), self.prompt_tokens)
         self.completion_tokens = _count(usage.get("completion_tokens"), self.completion_tokens)
-        for choice in event.get("choices") or []:
+        choices = event.get("choices") or []
+        if len(choices) > 1 or any(choice.get("index") for choice in choices):
+            raise TypeError("several choices, where one was asked for")
+        for choice in choices:
             piece = choice.get("text")
             if piece is None:
                 piece = (choice.get("delta") or choice.get("message") or {}).get("content")
+            if piece and self.finish:
+                raise TypeError("text behind the end of the answer")
             # half a surrogate pair, which JSON can hold and no tokenizer reads, becomes a question mark
             self.text += (piece or "").encode("utf-8", "replace").decode("utf-8")
-            self.finish = str(choice.get("finish_reason") or self.finish)
+            finish = choice.get("finish_reason")
+            if not isinstance(finish, str | None):
+                raise TypeError(f"a finish_reason that is a {type(finish).__name__}")
+            self.finish = finish or self.finish
 
 
 def _count(value: Any, before: int | None) -> int | None:
@@ -220,21 +231,41 @@ class ServedModel(Remote):
                 self._compare(answer.prompt_tokens, len(prompt.ids))
         finish = FINISHES.get(answer.finish)
         if finish is None:
-            raise ModelError(
-                f"{self.endpoint.url} ended an answer with {answer.finish!r}, which is no answer (stop and length "
-                "are); a sample left out would change the score"
+            raise NoAnswer(
+                f"{self.endpoint.url} ended an answer with {self.endpoint.shown(answer.finish)!r}, which is no answer "
+                "(stop and length are); a sample left out would change the score: mend the server and give the same "
+                "command again"
             )
         if not answer.text and (answer.completion_tokens or 0) > 1:
             raise ModelError(
                 f"{self.endpoint.url} counted {answer.completion_tokens} tokens in an answer without text: the model "
                 "thinks in a field of its own (reasoning_content); turn thinking off at the server"
             )
-        ids = self.encode(answer.text, special_tokens=False)
+        if self.endpoint.key.is_in(answer.text):
+            raise NoAnswer(
+                f"{self.endpoint.url} gives back the key that it was sent, inside an answer, which would be stored; "
+                "change the key, and do not use this server"
+            )
+        ids = self._counted(answer.text, prompt.max_new_tokens)
         if finish == "eos" and self.tokenizer.eos_token_id is not None:
             ids = [*ids, self.tokenizer.eos_token_id]  # counted, as with a loaded model
-        # Text that is no text (half characters) encodes to more tokens than there were: the server's count bounds them.
-        most = min(prompt.max_new_tokens, answer.completion_tokens or prompt.max_new_tokens)
-        return Generation(ids[:most], answer.text, finish, time.perf_counter() - began)
+        return Generation(ids[: prompt.max_new_tokens], answer.text, finish, time.perf_counter() - began)
+
+    def _counted(self, text: str, budget: int) -> list[int]:
+        """An answer's ids by our own tokenizer. Raises NoAnswer for clearly more of them than were asked for.
+
+        What the server says of its own number is not used. Half a character arrives as U+FFFD, which encodes to more
+        tokens than it was: it counts once.
+        """
+        ids = self.encode(text, special_tokens=False)
+        halves = text.count(HALF)
+        tokens = len(self.encode(text.replace(HALF, ""), special_tokens=False)) + halves if halves else len(ids)
+        if tokens > budget + MORE_TOKENS + budget // 16:
+            raise NoAnswer(
+                f"{self.endpoint.url} answers with {tokens} tokens where {budget} were asked for (by the tokenizer "
+                "given here); it does not stop at max_tokens, or --tokenizer is not the served model's"
+            )
+        return ids[:tokens]
 
     def _ask(self, text: str | list[int], prompt: Prompt) -> Answer:
         """One request, read until it ends or no further token can matter."""
@@ -271,7 +302,8 @@ class ServedModel(Remote):
         try:
             answer.take(event)
         except (AttributeError, TypeError) as error:
-            raise ModelError(f"{self.endpoint.url} answers in another form than OpenAI's: {error}") from None
+            said = self.endpoint.shown(error)
+            raise ModelError(f"{self.endpoint.url} answers in another form than OpenAI's: {said}") from None
         if len(answer.text) > most_chars:
             raise ModelError(f"{self.endpoint.url} does not stop at max_tokens: {len(answer.text):,} characters so far")
 
@@ -293,8 +325,9 @@ class ServedModel(Remote):
     def _check_model(self, event: dict[str, Any]) -> None:
         answered = event.get("model")
         if answered and _plain(str(answered)) != _plain(self.served):
+            shown = self.endpoint.shown(answered)
             raise ModelError(
-                f"{self.endpoint.url} was asked for {self.served!r} and answers as {answered!r}; name the model that "
+                f"{self.endpoint.url} was asked for {self.served!r} and answers as {shown!r}; name the model that "
                 "it serves with --served-model"
             )
 
@@ -338,7 +371,7 @@ class ServedModel(Remote):
             return ModelError(
                 f"{self.endpoint.url} has no {APIS[self.api]}; give --served-api chat if it has {APIS['chat']}"
             )
-        names = ", ".join(_models(self.endpoint, needed=False)) or "no list of models"
+        names = self.endpoint.shown(", ".join(_models(self.endpoint, needed=False))) or "no list of models"
         return ModelError(f"{refused}; asked was --served-model {self.served}, the server has {names}")
 
 
@@ -384,11 +417,17 @@ def _choose(endpoint: Endpoint, served: str | None) -> tuple[str, dict[str, Any]
     if served is not None:
         return served, entries.get(served, {})
     if len(entries) != 1:
-        names = ", ".join(entries) or "none"
+        names = endpoint.shown(", ".join(entries)) or "none"
         raise E2BenchError(
             f"the server {endpoint.url} lists {len(entries)} models ({names}); choose one: --served-model"
         )
-    return next(iter(entries.items()))
+    name, entry = next(iter(entries.items()))
+    if endpoint.key.is_in(name) or len(name) > MOST_NAME:
+        raise E2BenchError(
+            f"the server {endpoint.url} calls its model {endpoint.shown(name)!r}, which cannot be stored; name it with "
+            "--served-model"
+        )
+    return name, entry
 
 
 def _context(entry: dict[str, Any]) -> int | None:

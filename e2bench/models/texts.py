@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from e2bench.models.findings import Finding
+from e2bench.models.tokenizers import unbroken
 from e2bench.rope.methods import RopeScaling
 
 
@@ -16,12 +17,14 @@ class Texts:
 
     def encode(self, text: str, *, special_tokens: bool = True) -> list[int]:
         """Token ids of a text, with what the tokenizer adds (BOS) or without."""
-        ids: list[int] = self.tokenizer(text, add_special_tokens=special_tokens, verbose=False)["input_ids"]
+        with unbroken(self.tokenizer):
+            ids: list[int] = self.tokenizer(text, add_special_tokens=special_tokens, verbose=False)["input_ids"]
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids without special tokens, not stripped."""
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        with unbroken(self.tokenizer):
+            return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 class Remote(Texts):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from e2bench.errors import ModelError
+from e2bench.errors import ModelError, is_panic, one_line
 from e2bench.models.findings import NOTE, OK, find
 
 CHECK = "tokenizer"
@@ -25,9 +27,32 @@ def checked(tokenizer: Any, file: Path | None, reload: Any) -> Any:
     reload: gives the tokenizer of the file itself (transformers' plain fast class), where the loaded one differs.
     Raises ModelError where neither gives the file's ids.
     """
-    if file is not None:
-        tokenizer = _as_in_file(tokenizer, file, reload)
-    return _without_eos(tokenizer)
+    with unbroken(tokenizer):
+        if file is not None:
+            tokenizer = _as_in_file(tokenizer, file, reload)
+        return _without_eos(tokenizer)
+
+
+@contextmanager
+def unbroken(tokenizer: Any) -> Iterator[None]:
+    """Turn a breakdown of the tokenizer's own code into one line."""
+    try:
+        yield
+    except (OverflowError, TypeError, ValueError, RuntimeError) as error:
+        raise _broken(tokenizer, error) from None
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        raise _broken(tokenizer, error) from None
+
+
+def _broken(tokenizer: Any, error: BaseException) -> ModelError:
+    name = getattr(tokenizer, "name_or_path", "") or "the model"
+    reason = one_line(error)[:160] or type(error).__name__
+    return ModelError(
+        f"the tokenizer of {name} breaks down on a text ({reason}); its files are damaged or of another version: "
+        "give a good one with --tokenizer"
+    )
 
 
 def _as_in_file(tokenizer: Any, file: Path, reload: Any) -> Any:
@@ -35,7 +60,9 @@ def _as_in_file(tokenizer: Any, file: Path, reload: Any) -> Any:
 
     try:
         own = Tokenizer.from_file(str(file))
-    except Exception as error:  # the package raises plain Exception for any damage
+    except BaseException as error:  # the package raises plain Exception for any damage
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
         raise ModelError(f"{file} cannot be read: {' '.join(str(error).split())[:160]}") from None
     differing = _first_difference(tokenizer, own)
     if differing is None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from e2bench.compat import fixed_clock
 from e2bench.errors import DataError, E2BenchError, UnknownName
+from e2bench.files import read_whole
+from e2bench.prompts.templates import rendered
 
 VICUNA_SYSTEM = (  # FastChat 0.2.36, conversation template vicuna_v1.1
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -27,9 +27,7 @@ VICUNA_TEMPLATE = (
 )
 VICUNA = ("vicuna", "longchat")  # LongBench pred.py:30-38 at 2e00731 gives both models this conversation
 NAMES = ("auto", "none", "llama2", *VICUNA)
-
-
-TODAY = datetime(2024, 7, 26)  # what a template that prints the date gets: Llama 3.1's own default
+MOST_TEMPLATE_BYTES = 1 << 20
 OPENING, CLOSING = "<think>", "</think>"
 PROBE = "one prompt, to find now what would fail after hours"
 
@@ -72,8 +70,8 @@ def chat_wrapper(name: str, tokenizer: Any, *, thinking: bool = True) -> ChatWra
     if not name.endswith(".jinja"):
         raise UnknownName("chat template", name, list(NAMES), hint=f"known: {', '.join(NAMES)}, or a FILE.jinja")
     try:
-        template = Path(name).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        template = read_whole(Path(name), MOST_TEMPLATE_BYTES).decode("utf-8")
+    except (OSError, UnicodeDecodeError, DataError) as error:
         raise DataError(f"chat template {name} cannot be read: {error}") from None
     digest = hashlib.sha256(template.encode()).hexdigest()[:8]  # a changed file is another setting
     return ChatWrapper(f"{Path(name).name} {digest}", _template(tokenizer, template, thinking), special_tokens=False)
@@ -85,11 +83,7 @@ def _template(tokenizer: Any, template: str | None, thinking: bool) -> Callable[
     def apply(prompt: str) -> str:
         messages = [{"role": "user", "content": prompt}]
         try:
-            with fixed_clock(TODAY):  # the same prompt every day
-                wrapped = tokenizer.apply_chat_template(
-                    messages, chat_template=template, add_generation_prompt=True, tokenize=False, **switches
-                )
-            return str(wrapped)
+            return rendered(tokenizer, messages, template=template, **switches)
         except Exception as error:  # a template is a program: it may fail in any way
             reason = " ".join(str(error).split())[:200]
             raise E2BenchError(f"the chat template cannot wrap a prompt: {reason}") from None

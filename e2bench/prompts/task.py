@@ -12,9 +12,10 @@ from string import Formatter
 from typing import Any
 
 from e2bench.errors import DataError, E2BenchError
-from e2bench.files import json_object
+from e2bench.files import Limits, json_object, parse_json, read_lines, read_whole, within
 from e2bench.scoring.metrics import Metric
 
+MOST_TASK_BYTES = 1 << 30  # of a task's examples, which are held together
 FIELDS = ("input", "context", "answers", "length", "all_classes", "_id")
 
 
@@ -84,8 +85,8 @@ def templates(tasks: list[Task], prompts_file: Path | None = None) -> dict[str, 
 
 def _prompts_file(path: Path) -> dict[str, str]:
     try:
-        prompts = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        prompts = parse_json(read_whole(path), "it")
+    except (OSError, DataError) as error:
         raise DataError(f"{path} cannot be read as dataset2prompt.json: {error}") from None
     if not isinstance(prompts, dict) or not all(isinstance(v, str) for v in prompts.values()):
         raise DataError(f"{path} is not a JSON object of task name: template")
@@ -153,12 +154,14 @@ def examples_of(path: Path, task: Task, limit: int | None = None) -> list[dict[s
     """The first `limit` examples of a file. Raises DataError naming file, line and what is wrong."""
     examples: list[dict[str, Any]] = []
     seen: set[str] = set()
+    held = Limits(size=MOST_TASK_BYTES)
     with path.open("rb") as lines:
-        for number, raw in enumerate(lines, 1):
+        for number, raw in read_lines(lines, path):
             if limit is not None and len(examples) >= limit:
                 break
             if not raw.strip():
                 continue
+            held.take(raw, f"{path}:{number}")
             example = _example(raw, f"{path}:{number}", task)
             if example["_id"] in seen:
                 raise DataError(
@@ -178,6 +181,7 @@ def _example(raw: bytes, where: str, task: Task) -> dict[str, Any]:
             raise DataError(f"{where}: field {name!r} is missing; needed are {', '.join(FIELDS)}")
     if not isinstance(example["context"], str) or not isinstance(example["input"], str):
         raise DataError(f"{where}: context and input must be text")
+    within(example["context"] + example["input"], where, "shorten context and input")
     answers = example["answers"]
     if not isinstance(answers, list) or not answers or not all(isinstance(a, str) for a in answers):
         raise DataError(f"{where}: answers must be a list of at least one text")

@@ -168,6 +168,12 @@ def wrapped(text: str, width: int = 56, lines: int = 3) -> str:
     return textwrap.fill(plain(text, width * lines - 12), width)
 
 
+def legend_name(text: str) -> str:
+    """A line's name in a legend; matplotlib leaves out names that begin with an underscore, so a blank goes before."""
+    name = plain(text)
+    return f" {name}" if name.startswith("_") else name
+
+
 @lru_cache(maxsize=1)
 def _glyphs() -> frozenset[int]:
     return frozenset(get_font(findfont(FontProperties(family="DejaVu Sans"))).get_charmap())
@@ -188,7 +194,7 @@ def draw_lines(axes: Axes, series: Sequence[Series], first: int = 0) -> None:
     with_interval = [line for line in series if any(value is not None for value in line.low)]
     as_bars = len(with_interval) > MOST_BANDS
     for at, line in enumerate(series, first):
-        axes.plot(line.x, line.y, label=plain(line.label), **look(at) | ({"marker": ""} if line.is_level else {}))
+        axes.plot(line.x, line.y, label=legend_name(line.label), **look(at) | ({"marker": ""} if line.is_level else {}))
         known = [n for n, value in enumerate(line.low) if value is not None and line.high[n] is not None]
         low, high = ([side[n] for n in known] for side in (line.low, line.high))
         x, colour = [line.x[n] for n in known], look(at)["color"]

@@ -5,7 +5,6 @@ What is broken or foreign is named in a warning and skipped, so that one bad fil
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from typing import Any, TypeGuard
 from e2bench.errors import DataError, E2BenchError, one_line
 from e2bench.experiments.base import EXPERIMENTS, Experiment, experiment
 from e2bench.experiments.stored import current_scores, layout_of
-from e2bench.files import read_json
+from e2bench.files import parse_json, read_json, read_whole
 from e2bench.runs.lines import RUN, SCORES, names_of, read_run, stored_rows
 
 MARKER = "report.json"
@@ -126,15 +125,26 @@ def scan(*results: Path) -> Results:
 def _folders(results: Path) -> Iterator[tuple[Path, list[str], bool]]:
     """(folder, its visible files, inside a training?) from the top down, in sorted order."""
     trainings: list[Path] = []
-    for path, folders, files in os.walk(results):
-        folder = Path(path)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        names = sorted(name for name in files if not name.startswith("."))
+    waiting = [results]
+    while waiting:  # os.walk calls itself for every level, and Python ends that at a thousand
+        folder = waiting.pop()
+        folders, names = _listed(folder)
         if MARKER in names:
-            folders[:] = [name for name in folders if not _of_report(folder, name)]
+            folders = [name for name in folders if not _of_report(folder, name)]
         if "train.jsonl" in names or E2_CONFIG in names:
             trainings.append(folder)
         yield folder, names, any(folder.is_relative_to(training) for training in trainings)
+        waiting += [folder / name for name in reversed(folders)]
+
+
+def _listed(folder: Path) -> tuple[list[str], list[str]]:
+    """(names of folders, names of files) that are visible, sorted; links to folders are not followed."""
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted((e.name, e.is_dir(), e.is_symlink()) for e in entries if not e.name.startswith("."))
+    except OSError:  # not to be opened, or a path longer than the system takes
+        return [], []
+    return [n for n, is_dir, linked in found if is_dir and not linked], [n for n, is_dir, _ in found if not is_dir]
 
 
 def _read_folder(found: Results, folder: Path, names: list[str], name: str, in_training: bool) -> None:
@@ -189,8 +199,8 @@ def _add(found: Results, run: Run) -> None:
 
 def _read_profile(found: Results, folder: Path, name: str) -> None:
     try:
-        rows = json.loads((folder / PROFILE).read_text("utf-8"))
-    except ValueError as error:
+        rows = parse_json(read_whole(folder / PROFILE), "it")
+    except DataError as error:
         raise DataError(f"{PROFILE} is not readable JSON: {one_line(error)}") from error
     needed = ("method", "length", "window", "seconds_per_step", "peak_bytes")
     if not isinstance(rows, list) or not all(isinstance(row, dict) and set(needed) <= set(row) for row in rows):
@@ -244,7 +254,12 @@ def interval(part: dict[str, Any]) -> tuple[float, float] | tuple[None, None]:
 
 def number(value: object) -> TypeGuard[float]:
     """True for a finite int or float; JSON's true and false are none."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond any float
+        return False
 
 
 def reason(error: object, folder: Path) -> str:

@@ -8,7 +8,7 @@ that no text of a model becomes code, markup or the name of a property.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from e2bench.reporting.runs import Results, Run, number, reason
 
 FOLDER = "samples"
 FILE_CHARS = 500_000  # of one file of texts: read from a disk in milliseconds, searched in a moment
+SHOWN_NAME = 200  # characters of an id, a label or a finish
 _COUNTS = ("prompt_tokens", "kept_tokens", "new_tokens")
 # What a line that is not as docs/files.md says leads to: its file is named and left out.
 _DAMAGE = (E2BenchError, KeyError, TypeError, ValueError, OSError, AttributeError, IndexError, ArithmeticError)
@@ -113,15 +114,35 @@ def _files(run: Run, found: Results) -> Iterator[list[_Entry]]:
     """The lines of each file of a run."""
     for name in run.files():
         try:
-            samples = run.about.samples(run.folder, name, run.lines(name), strict=False)
-            entries = [_entry(name, line, sample) for line, sample in samples]
+            lines = run.lines(name)
         except _DAMAGE as error:
             found.warnings.append(f"{run.name}/{name}.jsonl: its samples are not shown ({reason(error, run.folder)})")
             continue
+        entries, why = _entries(run, name, lines)
+        if why:
+            found.warnings.append(
+                f"{run.name}/{name}.jsonl: {len(lines) - len(entries)} lines are no samples and are not shown ({why})"
+            )
         unscored = sum(entry.facts[0] is None and entry.facts[1] != "error" for entry in entries)
         if unscored:
             found.warnings.append(f"{run.name}/{name}.jsonl: {unscored} lines cannot be scored one by one")
         yield entries
+
+
+def _entries(run: Run, name: str, lines: Sequence[Line]) -> tuple[list[_Entry], str]:
+    """The entries of a file, and what is wrong with the first line that is none; it costs no other its place."""
+    try:
+        return [_entry(name, *pair) for pair in run.about.samples(run.folder, name, lines, strict=False)], ""
+    except _DAMAGE:
+        pass
+    made: list[_Entry] = []
+    why = ""
+    for line in lines:
+        try:
+            made += [_entry(name, *pair) for pair in run.about.samples(run.folder, name, [line], strict=False)]
+        except _DAMAGE as error:
+            why = why or reason(error, run.folder)
+    return made, why
 
 
 def _column(run: int, members: Iterable[_Entry], group: _Group, texts: _Texts) -> _Column:
@@ -140,7 +161,8 @@ def _column(run: int, members: Iterable[_Entry], group: _Group, texts: _Texts) -
 
 def _entry(name: str, line: Line, sample: Sample) -> _Entry:
     task = name if sample.task == name else f"{name} {sample.task}"
-    return _Entry(task, sample.id, sample.label or sample.id, _texts(line, sample), _facts(line, sample))
+    label = str(sample.label or sample.id)[:SHOWN_NAME]
+    return _Entry(task, str(sample.id)[:SHOWN_NAME], label, _texts(line, sample), _facts(line, sample))
 
 
 def _texts(line: Line, sample: Sample) -> list[Any]:
@@ -158,8 +180,9 @@ def _facts(line: Line, sample: Sample) -> list[Any]:
     truncated = line.get("truncated")
     if truncated is None and prompt is not None and kept is not None:
         truncated = kept < prompt
-    score = None if sample.grade is None else round(float(sample.grade), 2)
-    finish = str(line.get("finish") or "")
+    grade = sample.grade  # the page's script reads JSON, which has no NaN
+    score = round(float(grade), 2) if number(grade) and 0 <= grade <= 100 else None
+    finish = str(line.get("finish") or "")[:SHOWN_NAME]
     return [score, finish, None if truncated is None else int(bool(truncated)), prompt, kept, new]
 
 
@@ -175,7 +198,7 @@ def _indexed(key: tuple[str, str], group: _Group) -> list[Any]:
 
 def to_json(value: Any) -> str:
     """JSON that may stand in a script: no <, > or & in it, whatever the predictions hold."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for char in "<>&\u2028\u2029":
         text = text.replace(char, f"\\u{ord(char):04x}")
     return text

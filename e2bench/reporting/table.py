@@ -187,7 +187,7 @@ _LATEX = {
     "[": "{[}",  # after \\ it would start an optional argument
     "]": "{]}",
     "*": "{*}",  # likewise
-    '"': r"\textquotedbl{}",
+    '"': r"\char34{}",  # \textquotedbl is unknown to LaTeX's default font encoding
     "|": r"\textbar{}",
     "`": r"\textasciigrave{}",
     "²": r"\textsuperscript{2}",
@@ -214,7 +214,7 @@ def latex_text(text: str) -> str:
     def escaped(char: str) -> str:
         if char in _LATEX:
             return _LATEX[char]
-        return char if " " <= char <= "~" or "À" <= char <= "ÿ" else "?"
+        return char if " " <= char <= "~" or ("À" <= char <= "ÿ" and char not in "ÐðÞþ") else "?"
 
     return "".join(escaped(char) for char in " ".join(text.split()))
 

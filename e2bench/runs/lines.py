@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from e2bench.errors import DataError
-from e2bench.files import read_json, read_rows
+from e2bench.files import Limits, read_json, read_rows
 
 RUN, SCORES = "run.json", "scores.json"
 FORMAT = 1  # of run.json
+MOST_PARTS = 10_000  # files of single processes
 LM_EVAL = "lm-eval.json"  # what lm-eval said of each task, as it said it
 
 
@@ -41,9 +43,14 @@ def names_of(folder: Path) -> list[str]:
 def merged(folder: Path, name: str) -> dict[str, dict[str, Any]]:
     """id: line, over NAME.jsonl and the files of single processes."""
     found: dict[str, dict[str, Any]] = {}
-    for path in [folder / f"{name}.jsonl", *sorted(folder.glob(f"{name}.rank*.jsonl"))]:
+    limits, parts = Limits(), sorted(itertools.islice(folder.glob(f"{name}.rank*.jsonl"), MOST_PARTS + 1))
+    if len(parts) > MOST_PARTS:
+        raise DataError(
+            f"{folder} holds more than {MOST_PARTS:,} files {name}.rankN.jsonl; no run has so many processes"
+        )
+    for path in [folder / f"{name}.jsonl", *parts]:
         if path.exists():
-            for row in read_rows(path):
+            for row in read_rows(path, limits=limits):
                 found.setdefault(row_id(row), row)
     return found
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
 
+from e2bench.environment import number
 from e2bench.errors import E2BenchError, RunFailed
 
 T = TypeVar("T")
@@ -142,8 +143,10 @@ def launched() -> tuple[int, int]:
     number of tasks.
     """
     for rank, world in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")):
-        if rank in os.environ and int(os.environ.get(world) or 1) > 1:
-            return int(os.environ[rank]), int(os.environ[world])
+        if rank in os.environ and number(world, 1) > 1:
+            if number(rank) >= number(world):
+                raise E2BenchError(f"{rank} is {number(rank)} and {world} {number(world)}: no process has that number")
+            return number(rank), number(world)
     return 0, 1
 
 
@@ -178,7 +181,7 @@ def _slurm_address() -> None:
     if "SLURM_PROCID" not in os.environ or "RANK" in os.environ:
         return
     nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_JOB_NODELIST") or "127.0.0.1"
-    job, step = (int(os.environ.get(name) or 0) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+    job, step = (number(name) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
     os.environ.setdefault("MASTER_ADDR", first_node(nodes))
     os.environ.setdefault("MASTER_PORT", str(20000 + (job * 31 + step) % 20000))
     os.environ.setdefault("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))

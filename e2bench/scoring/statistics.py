@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES = 2000
+PICKED = 1 << 20  # indices drawn at a time: 8 MiB
 
 
 def interval(values: Sequence[float], *, seed: int = 0) -> list[float] | None:
@@ -20,9 +21,19 @@ def interval(values: Sequence[float], *, seed: int = 0) -> list[float] | None:
     if len(values) < 2:
         return None
     data = np.asarray(values, dtype=np.float64)
-    picks = np.random.default_rng(seed).integers(0, len(data), (RESAMPLES, len(data)))
-    low, high = np.percentile(data[picks].mean(axis=1), [2.5, 97.5])
+    means = np.concatenate([data[picks].mean(axis=1) for picks in _resamples(len(data), np.random.default_rng(seed))])
+    low, high = np.percentile(means, [2.5, 97.5])
     return [float(low), float(high)]
+
+
+def _resamples(values: int, generator: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+    """(rows, values) indices drawn with replacement, RESAMPLES rows in all, a few at a time.
+
+    The generator draws the same numbers in blocks as at once, so the memory is bounded and the intervals are the same.
+    """
+    rows = max(1, PICKED // values)
+    for start in range(0, RESAMPLES, rows):
+        yield generator.integers(0, values, (min(rows, RESAMPLES - start), values))
 
 
 def stratified_interval(groups: Sequence[Sequence[float]]) -> list[float] | None:
@@ -36,7 +47,7 @@ def stratified_interval(groups: Sequence[Sequence[float]]) -> list[float] | None
     drawn = np.zeros(RESAMPLES)
     for group in groups:
         data = np.asarray(group, dtype=np.float64)
-        drawn += data[rng.integers(0, len(data), (RESAMPLES, len(data)))].mean(axis=1)
+        drawn += np.concatenate([data[picked].mean(axis=1) for picked in _resamples(len(data), rng)])
     return [float(bound) for bound in np.percentile(drawn / len(groups), [2.5, 97.5])]
 
 
@@ -49,8 +60,8 @@ def ratio_interval(sums: NDArray[np.float64], weights: NDArray[np.float64]) -> l
     """Bootstrap 95 % interval [low, high] of sum(sums) / sum(weights), (N,) each; None for fewer than two."""
     if len(sums) < 2:
         return None
-    picks = np.random.default_rng(0).integers(0, len(sums), (RESAMPLES, len(sums)))
-    ratios = sums[picks].sum(axis=1) / weights[picks].sum(axis=1)
+    drawn = _resamples(len(sums), np.random.default_rng(0))
+    ratios = np.concatenate([sums[picks].sum(axis=1) / weights[picks].sum(axis=1) for picks in drawn])
     return [float(bound) for bound in np.percentile(ratios, [2.5, 97.5])]
 
 

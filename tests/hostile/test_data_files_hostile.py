@@ -11,12 +11,13 @@ import pytest
 from hostile_cases import bounded_memory, case, hostile, little_memory, mutated, objects, texts, values
 from hypothesis import strategies as st
 
-from e2bench.data import corpus
+from e2bench import files
 from e2bench.data.corpus import read_documents
 from e2bench.errors import DataError, E2BenchError
 from e2bench.models.loading import embedded_model
 from e2bench.prompts.chat import chat_wrapper
 from e2bench.prompts.task import read_examples, render, templates
+from e2bench.prompts.templates import rendered
 from e2bench.tasks.longbench import BY_NAME
 
 __all__ = ["little_memory"]
@@ -81,7 +82,7 @@ def test_parquet_of_any_bytes(folder: Path, content: bytes) -> None:
 def test_a_small_gzip_that_unpacks_to_gigabytes_is_refused_in_little_memory(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpus, "MOST_LINE_BYTES", 8 << 20)
+    monkeypatch.setattr(files, "MOST_LINE_BYTES", 8 << 20)
     with gzip.open(folder / "bomb.jsonl.gz", "wb", 9) as bomb:
         bomb.write(b'{"text": "')
         for _ in range(256):
@@ -127,7 +128,9 @@ def test_prompt_files_of_any_bytes(folder: Path, content: bytes) -> None:
 def tokenizer() -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(embedded_model())
+    found = AutoTokenizer.from_pretrained(embedded_model())
+    rendered(found, [{"role": "user", "content": "x"}], template="x")  # the process that templates run in, once
+    return found
 
 
 ESCAPES = (
