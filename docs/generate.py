@@ -49,7 +49,8 @@ def _name(info: Any) -> str:
 
 def _parameters(callback: Callable[..., None] | None) -> dict[str, inspect.Parameter]:
     assert callback is not None
-    return dict(inspect.signature(callback, eval_str=True).parameters)
+    known = inspect.signature(callback, eval_str=True).parameters
+    return {name: one for name, one in known.items() if get_args(one.annotation)}  # not typer's own context
 
 
 def _typer(parameter: inspect.Parameter) -> Any:

@@ -91,6 +91,15 @@ def test_passkey_runs_at_two_scales_are_paired_by_cell(tmp_path: Path) -> None:
         load(tmp_path / "c")
 
 
+def test_pass_keys_in_other_words_are_other_samples(tmp_path: Path) -> None:
+    for name, resolved in (("old", {}), ("ours", {"template": "e2bench"}), ("landmark", {"template": "landmark"})):
+        write_lines(tmp_path / name / "passkey.jsonl", [cell(512, 0.5, 0, True)])
+        write_json(tmp_path / name / "run.json", manifest("passkey", resolved=resolved))
+    assert compare(tmp_path / "old", tmp_path / "ours")["tasks"]["512"]["samples"] == 1
+    with pytest.raises(DataError, match=r"old has template e2bench, \S+ has template landmark: these are other"):
+        compare(tmp_path / "old", tmp_path / "landmark")
+
+
 def test_perplexity_is_compared_in_nats_a_token(tmp_path: Path) -> None:
     for name, sums in (("a", [20.0, 30.0]), ("b", [22.0, 30.0])):
         rows = [

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -11,10 +13,6 @@ from hypothesis import strategies as st
 
 from e2bench.errors import E2BenchError
 from e2bench.experiments.passkey import (
-    FILLER,
-    QUESTION,
-    SPARE,
-    TASK,
     PassKey,
     _line,
     asking,
@@ -35,31 +33,40 @@ from e2bench.runs.manifest import manifest
 from e2bench.runs.processes import Processes
 from e2bench.runs.runner import run
 from e2bench.scoring.statistics import wilson
+from e2bench.tasks.passkey import E2BENCH, LANDMARK, TEMPLATES, PassKeyTemplate
 
 GRID = [(160, RopeScaling("linear", 2)), (321, RopeScaling("linear", 3))]
 
 
-@given(tokens=st.integers(250, 900), depth=st.floats(0, 1), key=st.integers(10000, 99999))
+@given(
+    template=st.sampled_from(list(TEMPLATES.values())),
+    tokens=st.integers(300, 900),
+    depth=st.floats(0, 1),
+    key=st.integers(10000, 99999),
+)
 @settings(max_examples=60)
-def test_a_prompt_has_exactly_its_target_of_tokens(tiny_model: Model, tokens: int, depth: float, key: int) -> None:
-    ids = build_prompt(tiny_model, tokens, depth, str(key))
+def test_a_prompt_has_exactly_its_target_of_tokens(
+    tiny_model: Model, template: PassKeyTemplate, tokens: int, depth: float, key: int
+) -> None:
+    ids = build_prompt(tiny_model, template, tokens, depth, str(key))
     assert len(ids) == tokens
 
 
-def test_filler_is_whole_sentences_and_the_key_is_said_twice(tiny_model: Model) -> None:
-    text = tiny_model.decode(build_prompt(tiny_model, 400, 0.5, "48213")).strip()
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=str)
+def test_filler_is_whole_sentences_and_the_key_is_said_twice(tiny_model: Model, template: PassKeyTemplate) -> None:
+    text = tiny_model.decode(build_prompt(tiny_model, template, 400, 0.5, "48213")).strip()
     task, before, line, after, question = text.split("\n")
-    assert (task.strip(), question) == (TASK, QUESTION)
+    assert (task.strip(), question) == (template.task, template.question)
     assert line.count("48213") == 2
     for part in (before, after):
         sentences = part.replace(". ", ".|").split("|")
-        assert set(sentences) <= {*FILLER, *SPARE}
+        assert set(sentences) <= {*template.filler, *template.spare}
     assert abs(len(before) - len(after)) < 120  # in the middle
 
 
 def test_a_length_too_short_for_the_parts_is_refused(tiny_model: Model) -> None:
     with pytest.raises(E2BenchError, match="passkey prompt has at least"):
-        build_prompt(tiny_model, 20, 0.5, "12345")
+        build_prompt(tiny_model, LANDMARK, 20, 0.5, "12345")
 
 
 def test_a_cells_key_depends_on_the_cell_alone() -> None:
@@ -95,7 +102,7 @@ def test_settled_waits_for_the_end_of_the_first_number() -> None:
 
 
 def test_the_strict_criterion_is_the_keys_own_ids(tiny_model: Model) -> None:
-    cell = next(iter(make_cells(tiny_model, GRID[:1], depths=[0.0], trials=1, seed=0)))
+    cell = next(iter(make_cells(tiny_model, GRID[:1], LANDMARK, depths=[0.0], trials=1, seed=0)))
     own = list(cell.answer_ids)
     assert tiny_model.decode(own).strip() == cell.key
     assert _line(cell, f" {cell.key}.", [*own, 5])["strict"]
@@ -103,7 +110,7 @@ def test_the_strict_criterion_is_the_keys_own_ids(tiny_model: Model) -> None:
 
 
 def test_sharing_prefixes_gives_the_answers_of_single_prompts(tiny_model: Model, tmp_path: Path) -> None:
-    cells = list(make_cells(tiny_model, GRID, depths=depths_of(3), trials=2, seed=0))
+    cells = list(make_cells(tiny_model, GRID, E2BENCH, depths=depths_of(3), trials=2, seed=0))
     contents = manifest("passkey", settings={}, resolved={})
     with RunFolder(tmp_path / "run", contents) as folder:
         run(
@@ -133,3 +140,42 @@ def test_accuracy_has_wilsons_interval(tmp_path: Path) -> None:
     assert entry["interval"] == pytest.approx([0.4902, 0.9433], abs=1e-4)
     assert wilson(0, 10)[0] == 0.0
     assert wilson(10, 10)[1] == pytest.approx(1.0)
+
+
+def test_landmarks_template_is_the_fields_own_prompt() -> None:
+    # epfml/landmark-attention, llama/run_test.py, generate_prompt, for a key of 12345 between blocks of filler
+    block = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
+    parts = [LANDMARK.task, block, LANDMARK.key_line.format(key=12345), f"{block} {block}", LANDMARK.question]
+    task = (
+        "There is an important info hidden inside a lot of irrelevant text. Find it and memorize them. "
+        "I will quiz you about the important information there."
+    )
+    key_line = "The pass key is 12345. Remember it. 12345 is the pass key."
+    question = "What is the pass key? The pass key is"
+    assert "\n".join(parts) == f"{task}\n{block}\n{key_line}\n{block} {block}\n{question}"
+    assert " ".join(LANDMARK.filler) == block
+
+
+def test_a_folder_from_before_the_template_goes_on_in_its_own_words(
+    tiny_folder: Path, tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    out = tmp_path / "run"
+    shared = ("passkey", "--model", tiny_folder, "--lengths", 320, "--depths", 2, "--out", out)
+    assert cli(*shared, "--trials", 1, "--template", "e2bench").code == 0
+    manifest = json.loads((out / "run.json").read_text())
+    assert manifest["resolved"].pop("template") == manifest["settings"].pop("template") == "e2bench"
+    (out / "run.json").write_text(json.dumps(manifest))
+    before = (out / "passkey.jsonl").read_bytes().splitlines()
+    ended = cli(*shared, "--trials", 1, "--template", "landmark")
+    assert ended.code == 2
+    assert "holds a run with template = e2bench, not landmark; give the --template of that run, choose" in ended.err
+    ended = cli(*shared, "--trials", 2)
+    assert ended.code == 0 and "goes on with --template e2bench" in ended.err
+    after = (out / "passkey.jsonl").read_bytes().splitlines()
+    assert len(after) == 4 and set(before) < set(after)
+    assert json.loads((out / "run.json").read_text())["resolved"]["template"] == "e2bench"
+    assert {entry["template"] for entry in json.loads((out / "scores.json").read_text())["lengths"]} == {"e2bench"}
+    other = tmp_path / "other"
+    assert cli(*shared[:-1], other, "--trials", 2).code == 0
+    assert json.loads((other / "run.json").read_text())["resolved"]["template"] == "landmark"
+    assert cli("compare", out, other).code == 2

@@ -73,8 +73,9 @@ def test_trained_positions_need_an_e2_training(tmp_path: Path) -> None:
 
 
 def test_passkey_counts_every_cell(tmp_path: Path) -> None:
-    passkey_run(tmp_path / "run", 512, (512, 1024))
+    passkey_run(tmp_path / "run", 512, (512, 1024), resolved={"template": "landmark"})
     [figure] = maps.passkey(scan(tmp_path))
+    assert {row["template"] for row in figure.data.rows} == {"landmark"} and "Template landmark" in figure.caption
     totals = [row for row in figure.data.rows if row["depth"] == "all"]
     cells = [row for row in figure.data.rows if row["depth"] != "all"]
     assert len(cells) == 2 * 11

@@ -42,17 +42,24 @@ def with_settings(command: Callable[..., None], classes: Iterable[type[Settings]
     taken = {name for settings in classes for name in settings.named()}
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if get_args(p.annotation)]
     every = [*own, *(p for settings in classes for p in parameters(settings))]
+    called = inspect.Parameter("called", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
 
     @wraps(command)
-    def wrapper(**values: Any) -> None:
-        defaults = {p.name: p.default for p in every}
-        given = {name: value for name, value in values.items() if name in taken and value != defaults[name]}
+    def wrapper(called: typer.Context, **values: Any) -> None:
+        given = {name: value for name, value in values.items() if name in taken and _is_given(called, name)}
         made = [settings.read({n: v for n, v in given.items() if n in settings.named()}) for settings in classes]
         command(*made, **{name: value for name, value in values.items() if name not in taken})
 
-    wrapper.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]
-    wrapper.__annotations__ = {p.name: p.annotation for p in every}
+    signature = [called, *every]
+    wrapper.__signature__ = inspect.Signature(signature)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {p.name: p.annotation for p in signature}
     return wrapper
+
+
+def _is_given(called: typer.Context, name: str) -> bool:
+    """Whether an option stands on the command line, be it with its default."""
+    source = called.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
 
 
 def command_of(experiment: type[Experiment]) -> Callable[..., None]:

@@ -96,6 +96,8 @@ class Experiment(Settings):
     agree: entries of `resolved` of which several calls may name different parts: True if parts that both name must
         agree (a task's version), False if every line says by its `sample` or id what it was made from.
     advice: what to do where a setting of that name differs from the folder's.
+    implied: entries of `resolved` that older run.json files lack, with the value that those runs had.
+    asks: entries of `resolved` that decide what is asked: runs that differ in one are of different samples.
     unit, factor: of scores in `compare`.    benchmark: the public data set's name; empty where there is none.
     demo_text: what the demo data is.    amount: the field of a cell that says how much was measured.
     cells: the list in scores.json with one entry a length; empty where scores are by task.    cell_needs: numbers that
@@ -112,6 +114,8 @@ class Experiment(Settings):
     per_input: ClassVar[bool] = True
     agree: ClassVar[Mapping[str, bool]] = {}
     advice: ClassVar[Mapping[str, str]] = {}
+    implied: ClassVar[Mapping[str, Any]] = {}
+    asks: ClassVar[tuple[str, ...]] = ()
     unit: ClassVar[str] = "points"
     factor: ClassVar[float] = 100
     benchmark: ClassVar[str] = ""
@@ -173,6 +177,12 @@ class Experiment(Settings):
         return default_folder(self.name, model, rule, plan.window)
 
     # stored lines
+
+    @classmethod
+    def resolved_of(cls, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings of a run.json, those included that are younger than it."""
+        resolved = manifest.get("resolved")
+        return {**cls.implied, **(resolved if isinstance(resolved, dict) else {})}
 
     @classmethod
     def summarise(cls, folder: Path, **options: Any) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def asked_otherwise(first: Path, second: Path, experiment: type[Experiment]) -> 
 
     What run.json does not say, or a folder in LongBench's own layout, is not compared.
     """
-    ours, theirs = (_resolved(folder) for folder in (first, second))
+    ours, theirs = (_resolved(folder, experiment) for folder in (first, second))
     chooses = experiment.read({}).chooses()
     found: dict[str, tuple[Any, Any]] = {}
     for name in sorted((ours.keys() & theirs.keys()) - COMPARED):
@@ -102,9 +102,8 @@ def asked_otherwise(first: Path, second: Path, experiment: type[Experiment]) -> 
     return found
 
 
-def _resolved(folder: Path) -> dict[str, Any]:
-    resolved = read_run(folder).get("resolved") if (folder / RUN).exists() else None
-    return resolved if isinstance(resolved, dict) else {}
+def _resolved(folder: Path, experiment: type[Experiment]) -> dict[str, Any]:
+    return experiment.resolved_of(read_run(folder)) if (folder / RUN).exists() else {}
 
 
 def _refuse(first: Path, second: Path, differing: Mapping[str, tuple[Any, Any]], allowed: Collection[str]) -> None:

@@ -1,9 +1,11 @@
 """Passkey retrieval on a fixed grid of lengths × depths × trials.
 
 A prompt has five parts, joined by newlines: a task line, filler, the key's line, filler, and a question that ends as an
-open sentence. Filler is whole sentences; every prompt has exactly its target of tokens; keys have five digits; a cell's
-key depends on the seed, the length, the depth and the trial alone. After Mohtashami & Jaggi (arXiv 2305.16300), whose
-key is random in length and whose filler is cut inside words.
+open sentence. Their words are a template's (tasks/passkey.py): by default those of Landmark attention (Mohtashami &
+Jaggi, arXiv 2305.16300), which the field repeats. Where it differs from Landmark's own code: filler is whole sentences
+(there cut inside words), every prompt has exactly its target of tokens (there of characters), keys have five digits
+(there 1 to 50,000), places are a fixed grid (there random), and a cell's key depends on the seed, the length, the depth
+and the trial alone.
 """
 
 from __future__ import annotations
@@ -28,37 +30,21 @@ from e2bench.experiments.grid import (
     grouped,
     named,
 )
+from e2bench.files import read_json
 from e2bench.models.protocols import Generator, Prompt
 from e2bench.prompts.truncation import Codec
 from e2bench.rope.methods import RopeScaling
 from e2bench.rope.windows import ScaleRule, parse_lengths, short_number
 from e2bench.runs.items import Item, Measure, Row
-from e2bench.runs.lines import row_id
+from e2bench.runs.lines import RUN, row_id
 from e2bench.runs.processes import Processes
 from e2bench.settings import setting
+from e2bench.tasks.passkey import TEMPLATES, PassKeyTemplate
 
 if TYPE_CHECKING:
     from e2bench.experiments.options import Common
     from e2bench.runs.folder import RunFolder
 
-TASK = "Somewhere in the text below a pass key is hidden. Read everything and remember the key."
-KEY_LINE = "The pass key is {key}. Remember it. {key} is the pass key."
-QUESTION = "What is the pass key? The pass key is"
-FILLER = (
-    "The river is quiet.",
-    "The old house keeps the letter.",
-    "Anna opens the wooden window.",
-    "There is a small garden near the village.",
-    "The winter is cold.",
-)
-# Sentences of other lengths, put at the very end of the filler to reach the exact number of tokens.
-SPARE = (
-    "Yes.",
-    "It is late.",
-    "The road is open.",
-    "The simple story follows the ship.",
-    "Otto helps the famous teacher.",
-)
 KEY_DIGITS = 5
 NEW_TOKENS = 16
 SETTLED = re.compile(r"\d\D")
@@ -72,12 +58,16 @@ class PassKey(Experiment):
     name: ClassVar[str] = "passkey"
     about: ClassVar[str] = "Passkey retrieval: a grid of lengths, depths and trials."
     agree: ClassVar[Mapping[str, bool]] = {"grid": True}
+    implied: ClassVar[Mapping[str, Any]] = {"template": "e2bench"}
+    asks: ClassVar[tuple[str, ...]] = ("template",)
+    advice: ClassVar[Mapping[str, str]] = {"template": "give the --template of that run"}
     amount: ClassVar[str] = "trials"
     cells: ClassVar[str] = "lengths"
     cell_needs: ClassVar[tuple[str, ...]] = ("length", "accuracy")
     columns: ClassVar[Mapping[str, str]] = {
         "length": "length",
         "scale": "g",
+        "template": "template",
         "accuracy": "found",
         "interval": "95 % interval",
         "strict": "strict",
@@ -90,6 +80,9 @@ class PassKey(Experiment):
     )
     depths: int = setting(11, "Evenly spaced places of the key, 0 to 1.", minimum=1, lines="depths")
     trials: int = setting(5, "Keys a cell.", minimum=1, lines="trials")
+    template: str = setting(
+        "landmark", "Words of the prompt: landmark (the field's) or e2bench (ours).", choices=tuple(TEMPLATES)
+    )
     early_stop: bool = setting(True, "Stop once the number is complete.")
 
     def plan(self, model: Generator, rule: ScaleRule, common: Common, inputs: None) -> Plan:
@@ -99,7 +92,8 @@ class PassKey(Experiment):
         require_memory(model, self.lengths[-1])
         grid = grid_of(self.lengths, rule)
         places = depths_of(self.depths)
-        cells = list(make_cells(model, grid, depths=places, trials=self.trials, seed=common.seed))
+        template = TEMPLATES[self.template]
+        cells = list(make_cells(model, grid, template, depths=places, trials=self.trials, seed=common.seed))
         return Plan(
             items=items_of(cells),
             measure=asking(model, early_stop=self.early_stop),
@@ -111,6 +105,7 @@ class PassKey(Experiment):
                 "depths": places,
                 "trials": self.trials,
                 "seed": common.seed,
+                "template": self.template,
                 "early_stop": self.early_stop,
                 "chat_template": "none",
             },
@@ -125,6 +120,8 @@ class PassKey(Experiment):
         """Accuracy of each (length, scale) with Wilson's 95 % interval."""
         from e2bench.scoring.statistics import wilson
 
+        manifest = read_json(folder / RUN) if (folder / RUN).exists() else {}
+        template = cls.resolved_of(manifest)["template"]
         lengths = []
         for (length, scale), rows in grouped(finished_lines(folder, cls.name), "length", "scale"):
             hits = sum(bool(row["success"]) for row in rows)
@@ -132,6 +129,7 @@ class PassKey(Experiment):
                 {
                     "length": length,
                     "scale": scale,
+                    "template": template,
                     "accuracy": hits / len(rows),
                     "interval": wilson(hits, len(rows)),
                     "strict": sum(bool(row["strict"]) for row in rows) / len(rows),
@@ -188,7 +186,7 @@ def key_of(seed: int, length: int, depth: float, trial: int) -> str:
     )
 
 
-def build_prompt(codec: Codec, tokens: int, depth: float, key: str) -> list[int]:
+def build_prompt(codec: Codec, template: PassKeyTemplate, tokens: int, depth: float, key: str) -> list[int]:
     """Ids of a prompt of exactly `tokens` tokens (special tokens included), the key at `depth` of its filler.
 
     Raises E2BenchError when the parts alone are longer, or no mix of filler sentences meets the number.
@@ -198,7 +196,8 @@ def build_prompt(codec: Codec, tokens: int, depth: float, key: str) -> list[int]
         cut = round(depth * len(sentences))
         before, after = list(sentences[:cut]), list(sentences[cut:])
         (after or before).extend(spare)  # behind other sentences, so that each adds the same tokens anywhere
-        parts = (TASK, " ".join(before), KEY_LINE.format(key=key), " ".join(after), QUESTION)
+        key_line = template.key_line.format(key=key)
+        parts = (template.task, " ".join(before), key_line, " ".join(after), template.question)
         return codec.encode("\n".join(part for part in parts if part))
 
     bare = len(ids_of([]))
@@ -207,19 +206,24 @@ def build_prompt(codec: Codec, tokens: int, depth: float, key: str) -> list[int]
             f"a passkey prompt has at least {bare} tokens, and {max(tokens, 0)} fit beside its answer; "
             "give longer --lengths"
         )
-    block = len(ids_of(FILLER * 3)) - len(ids_of(FILLER * 2))
-    sentences = list(FILLER) * ((tokens - bare) // block)
+    filler = template.filler
+    block = len(ids_of(filler * 3)) - len(ids_of(filler * 2))
+    sentences = list(filler) * ((tokens - bare) // block)
     while sentences and len(ids_of(sentences)) > tokens:
         sentences.pop()
-    costs = {sentence: len(ids_of(FILLER, [sentence])) - len(ids_of(FILLER)) for sentence in (*SPARE, *FILLER)}
-    for dropped in range(min(len(sentences), 2 * len(FILLER)) + 1):
+    before_it = len(ids_of(filler))
+    costs = {one: len(ids_of(filler, [one])) - before_it for one in (*template.spare, *filler)}
+    for dropped in range(min(len(sentences), 2 * len(filler)) + 1):
         kept = sentences[: len(sentences) - dropped]
         need = tokens - len(ids_of(kept))
         for slack in (0, -1, 1, -2, 2):  # tokens that merge across a border make a sum off by one or two
             ids = ids_of(kept, _mix(need + slack, costs))
             if len(ids) == tokens:
                 return ids
-    raise E2BenchError(f"no mix of filler sentences gives a prompt of exactly {tokens} tokens with this tokenizer")
+    raise E2BenchError(
+        f"no mix of the filler sentences of template {template.name} gives a prompt of exactly {tokens} tokens with "
+        "this tokenizer; give another --template, or other --lengths"
+    )
 
 
 def _mix(need: int, costs: dict[str, int]) -> list[str]:
@@ -233,14 +237,20 @@ def _mix(need: int, costs: dict[str, int]) -> list[str]:
 
 
 def make_cells(
-    codec: Codec, grid: Sequence[tuple[int, RopeScaling]], *, depths: Sequence[float], trials: int, seed: int
+    codec: Codec,
+    grid: Sequence[tuple[int, RopeScaling]],
+    template: PassKeyTemplate,
+    *,
+    depths: Sequence[float],
+    trials: int,
+    seed: int,
 ) -> Iterator[Cell]:
     """Every cell of the grid, the deepest first: neighbours share the longest beginnings."""
     for length, scaling in grid:
         for depth in sorted(depths, reverse=True):
             for trial in range(trials):
                 key = key_of(seed, length, depth, trial)
-                ids = build_prompt(codec, length - NEW_TOKENS, depth, key)
+                ids = build_prompt(codec, template, length - NEW_TOKENS, depth, key)
                 answer = codec.encode(codec.decode(ids) + f" {key}")
                 shared = next(
                     (i for i, pair in enumerate(zip(answer, ids, strict=False)) if pair[0] != pair[1]), len(ids)

@@ -21,6 +21,7 @@ from e2bench.runs.folder import RunFolder, another_run
 from e2bench.runs.lines import RUN, read_run
 from e2bench.runs.manifest import manifest, shareable
 from e2bench.runs.processes import Processes
+from e2bench.settings import flag
 from e2bench.terminal import say
 
 _told: list[Finding] = []
@@ -45,6 +46,7 @@ def run_experiment(experiment: Experiment, common: Common, model: Any = None) ->
     if experiment.without_model(common):
         return None
     if common.out is not None and not common.fresh:
+        experiment = as_begun(experiment, common.out)
         check_folder_early(experiment, common.out)
     if common.dry_run:
         dry_run(experiment, common, model)
@@ -98,15 +100,31 @@ def tell(model: Any) -> None:
             say(found.line)
 
 
+def stored_run(experiment: Experiment, out: Path) -> dict[str, Any] | None:
+    """The run.json of a run of this experiment in `out`; None where there is none."""
+    stored = read_run(out) if (out / RUN).exists() else {}
+    ours = stored.get("experiment") == experiment.name and isinstance(stored.get("resolved"), dict)
+    return stored if ours else None
+
+
+def as_begun(experiment: Experiment, out: Path) -> Experiment:
+    """The experiment with what a folder's run is too old to name: it goes on as it began, unless a value is given."""
+    stored = stored_run(experiment, out)
+    if stored is None:
+        return experiment
+    kept = {n: v for n, v in experiment.implied.items() if n not in stored["resolved"] and n not in experiment.given}
+    for name, value in kept.items():
+        if getattr(experiment, name) != value:
+            say(f"{out} holds a run from before {flag(name)}: it goes on with {flag(name)} {value}")
+    return experiment.replaced(**kept)
+
+
 def check_folder_early(experiment: Experiment, out: Path) -> None:
     """Refuse, before a model is loaded, a folder whose run has another value of a setting that stays as it is given."""
-    if not (out / RUN).exists():
+    stored = stored_run(experiment, out)
+    if stored is None:
         return
-    stored = read_run(out)
-    resolved = stored.get("resolved")
-    if stored.get("experiment") != experiment.name or not isinstance(resolved, dict):
-        return
-    differing = {}
+    resolved, differing = experiment.resolved_of(stored), {}
     for name, (field, about, _) in experiment.named().items():
         value = getattr(experiment, field.name)
         stays = isinstance(value, bool) or bool(about.choices) or (isinstance(value, int) and about.parse is None)
@@ -184,6 +202,7 @@ def open_run(
         chooses=experiment.chooses(),
         advice={**experiment.advice, **ADVICE},
         unrecorded=LATER,
+        implied=experiment.implied,
         fresh=common.fresh,
         must_resume=common.resume,
         rank=processes.rank,

@@ -12,16 +12,20 @@ from e2bench.reporting import labels, tables
 from e2bench.reporting.runs import Results, Run, number
 from e2bench.reporting.selection import budget
 from e2bench.reporting.table import EXACT, Column, Row, Table
+from e2bench.tasks.passkey import TEMPLATES
 
 PAPER_FACTOR = 8  # the paper evaluates its ablations at 32k with L = 4k
 _IDENTITY = ("base", "method", "offset", "scale", "g_max", "native_window", "train_window", "per_sample", "steps")
 _TASKS = ("EN", "ZH", "All")
-_RETRIEVAL = {"passkey": "Passkey", "key-value": "Key-value"}
+RETRIEVAL = {**{f"passkey {name}": f"Passkey, {name}" for name in TEMPLATES}, "key-value": "Key-value"}
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One number measured on a checkpoint: `name` is EN, ZH, All, passkey, key-value (0-100) or perplexity."""
+    """One number measured on a checkpoint.
+
+    name: EN, ZH, All, `passkey TEMPLATE`, key-value (0-100) or perplexity.
+    """
 
     run: Run
     name: str
@@ -63,7 +67,7 @@ def _of_run(run: Run) -> list[Measure]:
         return [Measure(run, name, None, None, averages[name]) for name in _TASKS if number(averages.get(name))]
     name, length, value, factor = {
         "ppl": ("perplexity", "window", "perplexity", 1.0),
-        "passkey": ("passkey", "length", "accuracy", 100.0),
+        "passkey": (f"passkey {run.resolved.get('template')}", "length", "accuracy", 100.0),
         "attention": ("key-value", "length", "success", 100.0),
     }.get(run.experiment, ("", "", "", 0.0))
     if not name:
@@ -123,9 +127,7 @@ def _comparable(final: Sequence[Measure], variant: Any) -> list[Measure]:
 
 
 def _columns(chosen: Sequence[Measure]) -> list[Column]:
-    retrieval = [
-        Column(name, f"{label} (%)", 1, best="max") for name, label in _RETRIEVAL.items() if _any(chosen, name)
-    ]
+    retrieval = [Column(name, f"{label} (%)", 1, best="max") for name, label in RETRIEVAL.items() if _any(chosen, name)]
     return [
         Column("g_max", "g_max"),
         Column("steps", "Steps"),
@@ -180,7 +182,7 @@ def _row(group: Sequence[Measure], window: int | None) -> Row:
     seeds: set[str] = set()
     scales: set[float] = set()
     used: list[Run] = []
-    for name in (*_TASKS, *_RETRIEVAL, "perplexity"):
+    for name in (*_TASKS, *RETRIEVAL, "perplexity"):
         by_seed = _by_seed([m for m in group if m.name == name and (m.window in (None, window))])
         if not by_seed:
             continue

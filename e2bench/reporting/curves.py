@@ -99,7 +99,7 @@ def figure_4(found: Results) -> list[Figure]:
             draw_lines(axes, series)
             axes.set_xlabel("Tuning step")
             value_axis(axes, [y for line in series for y in line.y], label)
-            if label in ("Passkey (%)", "Key-value (%)"):
+            if label.startswith(("Passkey", "Key-value")):
                 axes.set_yscale("linear")
                 axes.set_ylim(-4, 104)
         legend_below(figure, figure.axes[0], 3)
@@ -113,10 +113,9 @@ def figure_4(found: Results) -> list[Figure]:
 
 def _step_panels(rows: Sequence[Row]) -> list[tuple[str, list[Series]]]:
     """(axis label, lines) for LongBench, the retrieval tasks and perplexity, each at one window of its own."""
-    panels = []
-    for names, label in ((("EN", "ZH", "All"), "LongBench (%)"), (("passkey",), "Passkey (%)")):
-        panels.append((label, names))
-    panels += [("Key-value (%)", ("key-value",)), ("Perplexity", ("perplexity",))]
+    panels: list[tuple[str, tuple[str, ...]]] = [("LongBench (%)", ("EN", "ZH", "All"))]
+    panels += [(f"{label} (%)", (name,)) for name, label in ablations.RETRIEVAL.items()]
+    panels += [("Perplexity", ("perplexity",))]
     drawn = []
     for label, names in panels:
         chosen = [row for row in rows if row["measure"] in names]

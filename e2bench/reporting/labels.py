@@ -177,7 +177,7 @@ def _result_settings(run: Run) -> dict[str, Any]:
     tuned = {key: (run.e2 or {}).get(key) for key in ("steps", "step", "g_max", "seed")}
     return {
         **tuned,
-        **run.part("resolved"),
+        **run.resolved,
         **recorded,
         "fingerprint": str(run.part("model").get("fingerprint", ""))[:8],
     }

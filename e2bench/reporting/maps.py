@@ -45,7 +45,10 @@ def passkey(found: Results) -> list[Figure]:
     runs = primary(found.of("passkey"))
     if not runs:
         return []
-    names = labels.told_apart(runs, [labels.legend(run) for run in runs])
+    templates = [str(run.resolved["template"]) for run in runs]
+    one = f"Template {templates[0]}" if len(set(templates)) == 1 else ""
+    legends = [labels.legend(run) + ("" if one else f", {words}") for run, words in zip(runs, templates, strict=True)]
+    names = labels.told_apart(runs, legends)
     grids = [_grid(run, found) for run in runs]
     with style():
         per_row = min(len(runs), 3)
@@ -53,7 +56,7 @@ def passkey(found: Results) -> list[Figure]:
         top, maps = 2.5 + 0.2 * -(-len(runs) // 2), 2.6 * rows  # inches; the legend has two columns
         figure = canvas(max(3.1 * per_row, 6.4), top + maps)
         above, below = figure.subfigures(2, 1, height_ratios=[top, maps])  # type: ignore[misc]
-        _accuracy(above, runs, names)
+        _accuracy(above, runs, names, title=one)
         cells = below.subplots(rows, per_row, squeeze=False)
         for axes in cells.flat[len(runs) :]:
             axes.set_axis_off()
@@ -64,13 +67,20 @@ def passkey(found: Results) -> list[Figure]:
     title = "Passkey retrieval by length and depth"
     caption = (
         "Share of trials in which the first integer of the answer is the key. Bars or bands: Wilson 95 % "
-        "interval. Depth 0 is the start of the input. E²-LLM has no passkey table."
+        f"interval. Depth 0 is the start of the input. {' '.join(sorted(set(map(_words, templates))))} E²-LLM has no "
+        "passkey table."
     )
     data = [row for run, name, grid in zip(runs, names, grids, strict=True) for row in _passkey_rows(run, name, grid)]
     return [Figure("passkey", title, caption, png, Table("passkey", title, _PASSKEY_COLUMNS, data))]
 
 
-_PASSKEY_COLUMNS = [Column("run", "Run"), Column("series", "Series"), Column("length", "Length", 0)]
+def _words(template: str) -> str:
+    whose = {"landmark": "Landmark attention's words, as most papers use them", "e2bench": "e2bench's own words"}
+    return f"Template {template}: {whose.get(template, 'words of its own')}."
+
+
+_PASSKEY_COLUMNS = [Column("run", "Run"), Column("series", "Series"), Column("template", "Template")]
+_PASSKEY_COLUMNS += [Column("length", "Length", 0)]
 _PASSKEY_COLUMNS += [Column("depth", "Depth"), Column("scale", "g", 2), Column("successes", "Successes", 0)]
 _PASSKEY_COLUMNS += [
     Column("trials", "Trials", 0),
@@ -93,8 +103,9 @@ def _grid(run: Run, found: Results) -> Grid:
     return {key: (hits, trials) for key, (hits, trials) in counts.items()}
 
 
-def _accuracy(figure: SubFigure, runs: Sequence[Run], names: Sequence[str]) -> None:
+def _accuracy(figure: SubFigure, runs: Sequence[Run], names: Sequence[str], *, title: str) -> None:
     axes = figure.subplots()
+    axes.set_title(title, loc="left")
     series = []
     for run, name in zip(runs, names, strict=True):
         cells = sorted(run.cells, key=lambda cell: float(cell["length"]))
@@ -136,7 +147,7 @@ def _passkey_rows(run: Run, name: str, grid: Grid) -> list[Row]:
     rows: list[Row] = []
     for cell in sorted(run.cells, key=lambda cell: float(cell["length"])):
         shared = {"run": run.name, "series": name, "length": cell["length"], "scale": cell.get("scale")}
-        shared["data"] = labels.data(run)
+        shared |= {"template": run.resolved["template"], "data": labels.data(run)}
         low, high = interval(cell)
         hits = sum(hits for (length, _), (hits, _) in grid.items() if length == cell["length"])
         total = {"depth": "all", "successes": hits if grid else None, "trials": cell.get("trials")}

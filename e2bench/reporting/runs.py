@@ -41,6 +41,11 @@ class Run:
         return value if isinstance(value, dict) else {}
 
     @property
+    def resolved(self) -> dict[str, Any]:
+        """The settings as they came out, those included that are younger than the run."""
+        return self.about.resolved_of(self.manifest)
+
+    @property
     def model(self) -> str:
         """The model's name, else the folder's."""
         return str(self.part("model").get("name") or self.name.rsplit("/", 1)[-1])

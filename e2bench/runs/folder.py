@@ -49,6 +49,7 @@ class RunFolder:
         what such a line was made from is told by the line itself (`sample`, or its id).
     advice: what to do where a setting of that name differs, beside another folder.
     unrecorded: settings that runs of older versions did not record. A folder that lacks one goes on, and it is said.
+    implied: entries of `resolved` that the folder may be too old to have, with the value that its run then had.
     fresh: drop what an earlier run left there.    must_resume: refuse a folder without a run.
     rank, world: which of how many processes this is; rank 0 writes run.json and holds the lock.
     files: names of the NAME.jsonl files that it will write; None: not said.
@@ -62,6 +63,7 @@ class RunFolder:
         chooses: Mapping[str, bool] | None = None,
         advice: Mapping[str, str] | None = None,
         unrecorded: Collection[str] = (),
+        implied: Mapping[str, Any] | None = None,
         fresh: bool = False,
         must_resume: bool = False,
         rank: int = 0,
@@ -71,6 +73,7 @@ class RunFolder:
         self.files, self.unrecorded = files, frozenset(unrecorded)
         self.stored: dict[str, Any] | None = None  # run.json of the calls before this one
         self.path, self.manifest, self.chooses, self.advice = path, manifest, chooses or {}, advice or {}
+        self.implied = implied or {}
         self.data_changed = False  # whether a file of an earlier call has another hash now
         self.fresh, self.must_resume = fresh, must_resume
         self.rank, self.world = rank, world
@@ -152,7 +155,7 @@ class RunFolder:
         resolved = earlier.get("resolved")
         if not isinstance(resolved, dict | None):
             raise DataError(f"{self.path / RUN}: resolved is a JSON {type(resolved).__name__}, needed is an object")
-        old = {"experiment": earlier.get("experiment"), **(resolved or {})}
+        old = {"experiment": earlier.get("experiment"), **self.implied, **(resolved or {})}
         new = {"experiment": self.manifest["experiment"], **json.loads(json.dumps(self.manifest["resolved"]))}
         return [name for name in {**new, **old} if self._clash(name, old.get(name), new.get(name))], old, new
 

@@ -37,6 +37,7 @@ EMBEDDED = WEIGHTS / "tiny-embedded"  # says that the package holds this run's m
 NATIVE = 512  # L
 LENGTHS = "512..8k"  # L … 16 L
 SAME_TEXT = ("--min-tokens", "8k", "--doc-tokens", "8192")  # as the runs over all LENGTHS score it
+WORDS = ("--template", "e2bench")  # of pass keys: those of the training
 SEEDS = (2, 3, 4)
 
 
@@ -156,7 +157,7 @@ def main_results() -> Iterator[Step]:
     for name, model, scale in (
         ("base", base, "1"), ("base-linear", base, "auto"), ("e2", e2, "auto"), ("e2-16", e2, "16"),
     ):  # fmt: skip
-        yield measuring("passkey", name, model, "--lengths", LENGTHS, "--scale", scale)
+        yield measuring("passkey", name, model, "--lengths", LENGTHS, "--scale", scale, *WORDS)
     maps = ("--lengths", "1k,2k,4k", "--depth", "0.5", "--trials", "3", "--keys", "short")
     yield measuring("attention", "e2", e2, *maps, "--scale", "auto")
 
@@ -166,7 +167,7 @@ def steps_of_training() -> Iterator[Step]:
     for step in range(200, 1000, 200):
         checkpoint = E2 / f"checkpoint-{step}"
         yield measuring("ppl", f"e2-step-{step}", checkpoint, "--lengths", "4k", "--scale", "8", *SAME_TEXT)
-        yield measuring("passkey", f"e2-step-{step}", checkpoint, "--lengths", "4k", "--scale", "8")
+        yield measuring("passkey", f"e2-step-{step}", checkpoint, "--lengths", "4k", "--scale", "8", *WORDS)
 
 
 def variants() -> Iterator[Step]:
@@ -179,7 +180,7 @@ def variants() -> Iterator[Step]:
         lengths = sorted({fixed * NATIVE, 8 * NATIVE})
         shared = ("--lengths", ",".join(map(str, lengths)), "--scale", "auto")
         yield measuring("ppl", name, folder, *shared, *SAME_TEXT)
-        yield measuring("passkey", name, folder, *shared)
+        yield measuring("passkey", name, folder, *shared, *WORDS)
 
 
 def all_steps() -> list[Step]:
