@@ -2,9 +2,10 @@
 
     python benchmarks/key_distance.py [--model M] [--tokens 400] [--samples 20] [--scales 1,4,8] [--gaps 0,100,400]
 
-The prompts are short (pass keys of `train/miniature/retrieval.py`), so that the number of tokens hardly matters; the
-question is moved away from the text by a gap of positions, counted after division by g. Where a key is copied at gap 0
-and lost at a large one, the model has learned to look near alone. Gaps that would leave the native window are left out.
+The prompts are short (template `e2bench` of the passkey task, keys at random depths), so that the number of tokens
+hardly matters; the question is moved away from the text by a gap of positions, counted after division by g. Where a
+key is copied at gap 0 and lost at a large one, the model has learned to look near alone. Gaps that would leave the
+native window are left out.
 Printed and stored: share of the key's tokens (pairs of digits) that the model ranks first.
 """
 
@@ -12,32 +13,39 @@ from __future__ import annotations
 
 import argparse
 import random
-import re
 from pathlib import Path
 from typing import Any
 
 import torch
 from _common import write
 
+from e2bench.experiments.passkey import build_prompt, key_of
 from e2bench.models.loading import embedded_model
+from e2bench.models.texts import Texts
+from e2bench.tasks.passkey import E2BENCH
 from e2bench.train.e2 import Draw
-from e2bench.train.miniature.retrieval import passkey
 from e2bench.train.rotary import E2Positions
 
-ANSWER = re.compile(r"What is the pass key\? The pass key is (\d+)")
-CHARS_PER_TOKEN = 3.6
+
+class Codec(Texts):
+    """A tokenizer as `build_prompt` takes it."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
 
 
 def sample(tokenizer: Any, seed: int, tokens: int) -> tuple[list[int], int, list[int]]:
     """Ids of a prompt with its answer, where the question begins, where the key's tokens stand."""
-    text = passkey(random.Random(seed), int(tokens * CHARS_PER_TOKEN)).text
+    depth = random.Random(seed).random()
+    key = key_of(seed, tokens, depth, 0)
+    codec = Codec(tokenizer)
+    text = f"{codec.decode(build_prompt(codec, E2BENCH, tokens, depth, key))} {key}."
+    begins, answer = text.rindex(E2BENCH.question), text.rindex(key)
     encoded = tokenizer(text, return_offsets_mapping=True)
-    found = ANSWER.search(text)
-    assert found is not None
     spans = encoded["offset_mapping"]
-    key = [at for at, (first, last) in enumerate(spans) if first < found.end(1) and last > found.start(1)]
-    question = next(at for at, (first, last) in enumerate(spans) if first >= found.start() and last > first)
-    return encoded["input_ids"], question, key
+    asked = [at for at, (first, last) in enumerate(spans) if first < answer + len(key) and last > answer]
+    question = next(at for at, (first, last) in enumerate(spans) if first >= begins and last > first)
+    return encoded["input_ids"], question, asked
 
 
 @torch.inference_mode()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from e2bench.prompts.wording import Wording
+
 
 @dataclass(frozen=True)
 class PassKeyTemplate:
@@ -20,6 +22,13 @@ class PassKeyTemplate:
     question: str
     filler: tuple[str, ...]
     spare: tuple[str, ...] = ()
+
+    @property
+    def wording(self) -> Wording:
+        """How a text is known to be written for it."""
+        sentences = [f"{sentence}." for sentence in self.task.rstrip(".").split(". ")]
+        told = [self.key_line.rpartition("{key}")[2].strip(), self.question.partition("?")[0] + "?"]
+        return Wording(f"passkey {self.name}", (*sentences, *told), self.filler)
 
 
 LANDMARK = PassKeyTemplate(  # epfml/landmark-attention, llama/run_test.py; the same in LongLoRA, YaRN and PoSE

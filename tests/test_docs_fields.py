@@ -66,6 +66,8 @@ def made(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     patch.chdir(root)
     data = write_longbench(root / "longbench-data", examples=2)
     texts = corpus_file()
+    told = root / "told.jsonl"
+    told.write_text(json.dumps({"text": "What is the pass key? " * 9}) + "\n", encoding="utf-8")
     (root / "short-data").mkdir()
     for name, row in (("piqa", PIQA), ("nq_open", QUESTION), ("race_high", RACE)):
         (root / "short-data" / f"{name}.jsonl").write_text(f"{json.dumps(row)}\n" * 2, encoding="utf-8")
@@ -78,7 +80,13 @@ def made(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     def e2bench(*arguments: object) -> None:
         app([str(argument) for argument in arguments], standalone_mode=False)
 
-    recipe = [f"base={tiny_folder}", "native_window=128", "train_window=128", f"data=[{{files: [{texts}]}}]", "steps=2"]
+    recipe = [
+        f"base={tiny_folder}",
+        "native_window=128",
+        "train_window=128",
+        f"data=[{{files: [{texts}, {told}]}}]",
+        "steps=2",
+    ]
     recipe += [
         "batch_size=1",
         "save_every=1",

@@ -73,8 +73,8 @@ def test_every_question_of_a_retrieval_sample_can_be_answered_from_its_text(seed
     rng = random.Random(seed)
     text = passkey(rng, chars).text
     assert len(DIGITS.findall(text)) == 3 and len(set(DIGITS.findall(text))) == 1
-    assert text.endswith(f"The pass key is {DIGITS.findall(text)[0]}.")
-    stated = re.findall(r"The pass key of (\w+) is (\d+)\.", passkeys(rng, chars).text)
+    assert text.endswith(f" {DIGITS.findall(text)[0]}.")
+    stated = re.findall(r"The [\w ]+ of (\w+) is (\d+)\.", passkeys(rng, chars).text)
     assert len(set(stated)) == len(dict(stated)) >= 2 and len(stated) == 2 * len(dict(stated))  # once told, once asked
     body, *questions = key_values(rng, chars).text.split("\n")
     pairs = json.loads(body[body.index("{") :])
@@ -87,10 +87,10 @@ def test_every_question_of_a_retrieval_sample_can_be_answered_from_its_text(seed
 
 def test_keys_of_several_people_are_stated_before_they_are_asked_for():
     prompt, completion = passkeys(random.Random(3), 1500)
-    asked = re.findall(r"The pass key of (\w+) is (\d+)", completion)
+    asked = re.findall(r"(The [\w ]+ of \w+ is \d+)", completion)
     assert len(asked) >= 2
-    for name, key in asked:
-        assert f"The pass key of {name} is {key}." in prompt
+    for told in asked:
+        assert f"{told}." in prompt
 
 
 def test_answers_can_be_written_apart_from_their_questions(tokenizer, tmp_path):

@@ -6,6 +6,7 @@ import json
 import shutil
 import signal
 import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -99,14 +100,22 @@ class CheckpointConfig(TrainerCallback):
     """Writes `e2_config.json` into each checkpoint, last of its files: one without it was torn by a crash.
 
     keep: how many stay (None: all). Older ones go only now: Trainer would delete them before the new one is complete.
+    wordings: gives the rows read so far that hold an evaluation's words, by its name.
     """
 
-    def __init__(self, config: dict[str, Any], tokens_per_step: int, keep: int | None) -> None:
-        self.config, self.tokens_per_step, self.keep = config, tokens_per_step, keep
+    def __init__(
+        self,
+        config: dict[str, Any],
+        tokens_per_step: int,
+        keep: int | None,
+        wordings: Callable[[], Mapping[str, int | None]],
+    ) -> None:
+        self.config, self.tokens_per_step, self.keep, self.wordings = config, tokens_per_step, keep, wordings
 
     def write(self, folder: Path, step: int, *, hashes: bool = False) -> None:
         """Put the config of `step` into `folder`. hashes: with those of the files that lie there."""
-        config = {**self.config, "step": step, "tokens": step * self.tokens_per_step}
+        so_far = {"step": step, "tokens": step * self.tokens_per_step, "wordings": dict(self.wordings())}
+        config = {**self.config, **so_far}
         if hashes:
             config[FILES] = checkpoint_hashes(folder)
         write_json(folder / CONFIG_NAME, config)

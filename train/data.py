@@ -10,7 +10,7 @@ import glob
 import itertools
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from torch.utils.data import IterableDataset
 
 from e2bench.errors import DataError, E2BenchError, UnknownName, one_line
 from e2bench.files import sha256_of
+from e2bench.prompts.wording import Wording
 from e2bench.runs.manifest import shareable
 from e2bench.train.layouts import LAYOUTS, Segment
 
@@ -106,6 +107,7 @@ class PackedRows(IterableDataset[dict[str, torch.Tensor]]):
         with every document, from which transformers makes the block-diagonal mask.
     shuffle_buffer: documents and pieces held to draw the next one from.
     vocabulary: embedding rows of the model; a row with a token beyond them is refused. None: not checked.
+    wordings: of evaluations; `rows_with` counts the documents of the first epochs, as far as read, that hold them.
     """
 
     def __init__(
@@ -120,6 +122,7 @@ class PackedRows(IterableDataset[dict[str, torch.Tensor]]):
         shuffle_buffer: int = 1000,
         first_row: int = 0,
         vocabulary: int | None = None,
+        wordings: Sequence[Wording] = (),
     ) -> None:
         if not sources:
             raise DataError("the recipe names no training data; list files under `data`")
@@ -128,8 +131,10 @@ class PackedRows(IterableDataset[dict[str, torch.Tensor]]):
         self.sources, self.tokenizer, self.train_window, self.seed = sources, tokenizer, train_window, seed
         self.whole_documents, self.cross_documents = whole_documents, cross_documents
         self.shuffle_buffer, self.first_row, self.vocabulary = shuffle_buffer, first_row, vocabulary
+        self.wordings, self.rows_with = wordings, {wording.name: 0 for wording in wordings}
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        self.rows_with = dict.fromkeys(self.rows_with, 0)
         streams = [self._pieces(index, source) for index, source in enumerate(self.sources)]
         pieces = _mixture(streams, [source.weight for source in self.sources])
         pack = _pack_whole if self.whole_documents else _pack_gapless
@@ -167,7 +172,7 @@ class PackedRows(IterableDataset[dict[str, torch.Tensor]]):
         rng = random.Random(f"{self.seed}:{index}")
         for epoch in itertools.count():
             seed = self.seed + 1000 * index + epoch
-            documents = self._documents(examples.shuffle(seed=seed, buffer_size=self.shuffle_buffer), source)
+            documents = self._documents(examples.shuffle(seed=seed, buffer_size=self.shuffle_buffer), source, epoch)
             pieces = itertools.chain.from_iterable(cut(document, self.train_window) for document in documents)
             piece = None
             for piece in _shuffled(pieces, self.shuffle_buffer, rng):
@@ -175,11 +180,17 @@ class PackedRows(IterableDataset[dict[str, torch.Tensor]]):
             if piece is None:
                 raise DataError(f"{source.paths()[0]}: no example of layout {source.layout!r} in it; check `layout`")
 
-    def _documents(self, examples: Iterable[dict[str, Any]], source: Source) -> Iterator[Piece]:
+    def _documents(self, examples: Iterable[dict[str, Any]], source: Source, epoch: int) -> Iterator[Piece]:
         for example in _readable(examples, source):
             segments = LAYOUTS[source.layout](example, self.tokenizer, source.template)
             if segments:
+                if epoch == 0:
+                    self._look_through("".join(segment.text for segment in segments))
                 yield encode(segments, self.tokenizer, answers_only=source.loss == "answers")
+
+    def _look_through(self, text: str) -> None:
+        for wording in self.wordings:
+            self.rows_with[wording.name] += wording.is_in(text)
 
 
 def _readable(examples: Iterable[dict[str, Any]], source: Source) -> Iterator[dict[str, Any]]:

@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +26,7 @@ from transformers.trainer_pt_utils import safe_globals
 from e2bench.compat import activation_checkpointing_arguments
 from e2bench.environment import check_launcher, number
 from e2bench.errors import DataError, E2BenchError, RunFailed, RunFolderError, one_line
+from e2bench.experiments.training import every_wording, trained_on
 from e2bench.files import disk_errors, make_folder, read_json, write_json
 from e2bench.models.identity import tokenizer_hash, weights_hash
 from e2bench.rope.config import checkpoint_scaling, native_window, text_config
@@ -340,7 +341,20 @@ def packed_rows(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, first_step: 
         shuffle_buffer=recipe.shuffle_buffer,
         first_row=first_step * recipe.batch_size,
         vocabulary=text_config(load_config(recipe)).vocab_size,
+        wordings=every_wording(),
     )
+
+
+def base_wordings(recipe: Recipe) -> dict[str, int | None]:
+    """Rows with an evaluation's words in the training of the base, where `e2bench train` made it too."""
+    config = Path(recipe.base).expanduser() / CONFIG_NAME
+    return trained_on(read_json(config)) if recipe.base and config.is_file() else {}
+
+
+def together(rows: Mapping[str, int], before: Mapping[str, int | None]) -> dict[str, int | None]:
+    """Rows of both trainings by wording; None where some occur and nobody counted them all."""
+    uncounted = {name for name, count in before.items() if count is None}
+    return {name: None if name in uncounted else count + (before.get(name) or 0) for name, count in rows.items()}
 
 
 def train(recipe: Recipe, out: Path, *, fresh: bool = False) -> bool:
@@ -375,13 +389,16 @@ def _train(recipe: Recipe, out: Path, arguments: Any, tokenizer: Any, config: di
     checkpoint = next(reversed(complete_checkpoints(out)), None)
     first_step = step_of(checkpoint) if checkpoint else 0
     tokens_per_step = recipe.batch_size * recipe.train_window
-    writer = CheckpointConfig(config, tokens_per_step, recipe.keep)
+    packed = packed_rows(recipe, tokenizer, first_step)
+    rows: IterableDataset[dict[str, torch.Tensor]] = packed
+    before = base_wordings(recipe)
+    writer = CheckpointConfig(config, tokens_per_step, recipe.keep, lambda: together(packed.rows_with, before))
     with StopOnSignal() as stop:
         log = [TrainLog(out, tokens_per_step, first_step)] if arguments.process_index == 0 else []
-        rows: IterableDataset[dict[str, torch.Tensor]] = packed_rows(recipe, tokenizer, first_step)
-        if first_step >= recipe.steps:
+        if checkpoint is not None and first_step >= recipe.steps:
             # killed between its last checkpoint and the final model: Trainer would take a step before it counts them
             rows = NoRows()
+            writer.wordings = lambda: trained_on(read_json(checkpoint / CONFIG_NAME))
             logging.getLogger("transformers.trainer").setLevel(logging.ERROR)  # it warns that there are none
         trainer = make_trainer(recipe, arguments, rows, processing_class=tokenizer, callbacks=[writer, stop, *log])
         if arguments.process_index == 0:

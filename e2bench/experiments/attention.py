@@ -30,9 +30,10 @@ from e2bench.experiments.grid import (
     grouped,
     named,
 )
-from e2bench.experiments.pairs import STYLES, Cell, closed, long_texts, make_cell
+from e2bench.experiments.pairs import STYLES, WORDING, Cell, closed, long_texts, make_cell
 from e2bench.files import write_atomic
 from e2bench.models.protocols import AttentionSource, Prompt
+from e2bench.prompts.wording import Wording
 from e2bench.rope.windows import ScaleRule, parse_lengths, short_number
 from e2bench.runs.items import Item, Measure, Row
 from e2bench.runs.lines import row_id
@@ -93,6 +94,7 @@ class Attention(Experiment):
     about: ClassVar[str] = "Figure 6: attention of an answer's tokens over a long input with hidden key-value pairs."
     needs: ClassVar[str] = "AttentionSource"
     agree: ClassVar[Mapping[str, bool]] = {"grid": True}
+    wordings: ClassVar[tuple[Wording, ...]] = (WORDING,)
     unit: ClassVar[str] = "share of attention on the gold span, %"
     demo_text: ClassVar[str] = "Python's standard library"
     amount: ClassVar[str] = "trials"

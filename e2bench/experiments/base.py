@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from e2bench.errors import E2BenchError, UnknownName
 from e2bench.experiments.numbers import Number, cell_numbers, task_numbers
+from e2bench.prompts.wording import Wording
 from e2bench.rope.windows import PER_INPUT, short_length, short_number
 from e2bench.settings import SETTING, Settings
 
@@ -98,6 +99,7 @@ class Experiment(Settings):
     advice: what to do where a setting of that name differs from the folder's.
     implied: entries of `resolved` that older run.json files lack, with the value that those runs had.
     asks: entries of `resolved` that decide what is asked: runs that differ in one are of different samples.
+    wordings: what its prompts say, by which a training's texts are known to hold them.
     unit, factor: of scores in `compare`.    benchmark: the public data set's name; empty where there is none.
     demo_text: what the demo data is.    amount: the field of a cell that says how much was measured.
     cells: the list in scores.json with one entry a length; empty where scores are by task.    cell_needs: numbers that
@@ -116,6 +118,7 @@ class Experiment(Settings):
     advice: ClassVar[Mapping[str, str]] = {}
     implied: ClassVar[Mapping[str, Any]] = {}
     asks: ClassVar[tuple[str, ...]] = ()
+    wordings: ClassVar[tuple[Wording, ...]] = ()
     unit: ClassVar[str] = "points"
     factor: ClassVar[float] = 100
     benchmark: ClassVar[str] = ""
@@ -183,6 +186,11 @@ class Experiment(Settings):
         """The settings of a run.json, those included that are younger than it."""
         resolved = manifest.get("resolved")
         return {**cls.implied, **(resolved if isinstance(resolved, dict) else {})}
+
+    @classmethod
+    def worded(cls, resolved: Mapping[str, Any]) -> Sequence[Wording]:
+        """Those of `wordings` in which a run of these settings asks."""
+        return cls.wordings
 
     @classmethod
     def summarise(cls, folder: Path, **options: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from e2bench.errors import DataError, E2BenchError, ModelError
+from e2bench.prompts.wording import Wording
 from e2bench.rope.methods import RopeScaling
 from e2bench.rope.windows import short_length, short_number
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 PAIRS = 3  # the paper's
 TASK = "Key-value pairs: Extract the value corresponding to the specified key in the JSON object below."
 QUESTION = '\n\nQuestion: What is the value of key "{key}"? Answer: "'
+WORDING = Wording("attention", (TASK, "What is the value of key"))
 STYLES = ("uuid", "short")
 SPARE_TOKENS = 8  # generated beyond the answer's own number of tokens
 SNAP_TOKENS = 64  # how far a pair may move from its depth to stand between two lines

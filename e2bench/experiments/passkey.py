@@ -33,6 +33,7 @@ from e2bench.experiments.grid import (
 from e2bench.files import read_json
 from e2bench.models.protocols import Generator, Prompt
 from e2bench.prompts.truncation import Codec
+from e2bench.prompts.wording import Wording
 from e2bench.rope.methods import RopeScaling
 from e2bench.rope.windows import ScaleRule, parse_lengths, short_number
 from e2bench.runs.items import Item, Measure, Row
@@ -60,6 +61,7 @@ class PassKey(Experiment):
     agree: ClassVar[Mapping[str, bool]] = {"grid": True}
     implied: ClassVar[Mapping[str, Any]] = {"template": "e2bench"}
     asks: ClassVar[tuple[str, ...]] = ("template",)
+    wordings: ClassVar[tuple[Wording, ...]] = tuple(template.wording for template in TEMPLATES.values())
     advice: ClassVar[Mapping[str, str]] = {"template": "give the --template of that run"}
     amount: ClassVar[str] = "trials"
     cells: ClassVar[str] = "lengths"
@@ -114,6 +116,11 @@ class PassKey(Experiment):
         )
 
     # stored lines
+
+    @classmethod
+    def worded(cls, resolved: Mapping[str, Any]) -> Sequence[Wording]:
+        """The template's."""
+        return [wording for wording in cls.wordings if wording.name == f"passkey {resolved.get('template')}"]
 
     @classmethod
     def summarise(cls, folder: Path, **options: Any) -> dict[str, Any]:

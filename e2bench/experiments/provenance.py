@@ -10,8 +10,7 @@ from typing import Any
 
 from e2bench.data.source import DEMO, GENERATED, HUB, OWN, PUBLIC, DataSource
 from e2bench.experiments.base import EXPERIMENTS, Experiment, experiment
-
-RETRIEVAL_FILES = "answers"  # how files of `train/miniature/retrieval.py` are called
+from e2bench.experiments.training import familiar, trained_on
 
 
 def _experiment(manifest: Mapping[str, Any]) -> type[Experiment]:
@@ -79,16 +78,22 @@ def data_label(manifest: Mapping[str, Any], scores: Mapping[str, Any], of: type[
     resolved = of.resolved_of(manifest)
     asked = [f"{setting} {resolved[setting]}" for setting in of.asks if setting in resolved]
     amount = _amount(of, scores, scored if source.kind != PUBLIC else 0)
-    return ", ".join(filter(None, [name, *asked, amount, _familiar(manifest) if of.name == "passkey" else ""]))
+    return ", ".join(filter(None, [name, *asked, amount, _familiar(of, manifest)]))
 
 
-def _familiar(manifest: Mapping[str, Any]) -> str:
-    """What to say of pass keys whose model was trained on samples of `train/miniature/retrieval.py`: same words."""
-    model = manifest.get("model")
-    e2 = model.get("e2") if isinstance(model, dict) else None
-    files = e2.get("data") if isinstance(e2, dict) else None
-    trained = isinstance(files, dict) and any(str(name).startswith(RETRIEVAL_FILES) for name in files)
-    return "in the words of the model's training: reach, not skill" if trained else ""
+def _familiar(of: type[Experiment], manifest: Mapping[str, Any]) -> str:
+    """What to say of a number whose questions stand in the words of the model's training."""
+    found = manifest.get("familiar")
+    if not isinstance(found, dict):
+        model = manifest.get("model")
+        e2 = model.get("e2") if isinstance(model, dict) else None
+        rows = trained_on({**e2, "settings": None}) if of.wordings and isinstance(e2, dict) else {}  # no files are read
+        found = familiar(of, of.resolved_of(manifest), rows)
+    if not found:
+        return ""
+    counts = [rows for rows in found.values() if isinstance(rows, int)]
+    counted = f" ({max(counts):,} {'row' if max(counts) == 1 else 'rows'})" if counts else ""
+    return f"in the words of the model's training{counted}: reach, not skill"
 
 
 def _amount(of: type[Experiment], scores: Mapping[str, Any], scored: int) -> str:

@@ -13,6 +13,7 @@ from e2bench.errors import E2BenchError
 from e2bench.experiments.base import Experiment, Plan
 from e2bench.experiments.loading import check_model, load_model, with_preset
 from e2bench.experiments.options import Common
+from e2bench.experiments.training import familiar, trained_on
 from e2bench.models.findings import NOTE, Finding
 from e2bench.models.identity import tokenizer_hash
 from e2bench.models.loading import device_name
@@ -193,6 +194,7 @@ def open_run(
         attention=model.attention,
         batch_size="auto" if common.batch_size is None else str(common.batch_size),
         processes=processes.world,
+        **trained_words(experiment, decides, described),
         checks=[found.as_json() for found in model.findings],
         **plan.facts,
     )
@@ -209,6 +211,13 @@ def open_run(
         world=processes.world,
         files={item.file for item in plan.items},
     )
+
+
+def trained_words(experiment: Experiment, resolved: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
+    """run.json's `familiar`: which of the run's words the model was trained on; {} where no training is known."""
+    if not (experiment.wordings and isinstance(model.get("e2"), dict)):
+        return {}
+    return {"familiar": familiar(type(experiment), resolved, trained_on(model["e2"]))}
 
 
 def given(common: Common, experiment: Experiment) -> dict[str, Any]:

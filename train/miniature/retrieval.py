@@ -16,19 +16,28 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+# Many words, and none of an evaluation's: a model that finds what it is asked for in others has learned to look.
+THINGS = ("secret code", "door code", "magic number", "password", "ticket number", "room number", "call sign")
 TASK_LINES = (
-    "There is an important info hidden inside a lot of irrelevant text. Find it and memorize it. "
-    "I will quiz you about the important information there.",
-    "Somewhere in the text below a pass key is hidden. Read everything and remember the key.",
-    "Remember each pass key in this text; the rest does not matter.",
+    "A {thing} stands somewhere in the following text. Look for it and keep it in mind.",
+    "Read the text to its end; you will be asked for the {thing} that it holds.",
+    "One line of this text matters, the one with the {thing}; leave the rest aside.",
+    "The text below is long and mostly idle. What counts in it is the {thing}.",
+    "Learn the {thing} from this text.",
 )
-LANDMARK_FILLER = (  # of Landmark attention's passkey task (arXiv 2305.16300), which every later one repeats
-    "The grass is green.",
-    "The sky is blue.",
-    "The sun is yellow.",
-    "Here we go.",
-    "There and back again.",
+KEY_LINES = (
+    "The {thing} is {key}. Keep it in mind: {key}.",
+    "Note that {key} is the {thing}. Again, the {thing} is {key}.",
+    "Today the {thing} is {key}, and it stays {key}.",
+    "Whoever asks for the {thing} shall hear {key}, and only {key}.",
 )
+QUESTIONS = (
+    "Which {thing} did the text give? The {thing} is",
+    "Please repeat the {thing}. It is",
+    "Now say the {thing}:",
+    "Question: what was the {thing}? Answer:",
+)
+SEVERAL = "Keep every {thing} in this text in mind; the rest does not matter."
 NOUNS = (
     "river",
     "house",
@@ -96,7 +105,7 @@ NAMES = (
     "Paula",
 )
 WORDS = (*NOUNS, *ADJECTIVES, *VERBS, *NAMES)
-ADDED = "Remember it."
+ADDED = "Write it down."
 
 
 class Sample(NamedTuple):
@@ -112,10 +121,10 @@ class Sample(NamedTuple):
 
 def passkey(rng: random.Random, chars: int) -> Sample:
     """One key stated twice in its line, whole filler sentences around it, a question that ends as an open sentence."""
-    key = _digits(rng, 5)
-    task = rng.choice(TASK_LINES)
-    line = f"The pass key is {key}. {ADDED} {key} is the pass key."
-    question = "What is the pass key? The pass key is"
+    thing, key = rng.choice(THINGS), _digits(rng, rng.randint(4, 6))
+    task, line, question = (
+        rng.choice(wordings).format(thing=thing, key=key) for wordings in (TASK_LINES, KEY_LINES, QUESTIONS)
+    )
     before, after = _split(rng, _filler(rng, chars - len(task) - len(line) - len(question)))
     separator = rng.choice(("\n", "\n", " "))
     return Sample(separator.join(part for part in (task, before, line, after, question) if part), f" {key}.")
@@ -127,21 +136,23 @@ def passkeys(rng: random.Random, chars: int) -> Sample:
     That is as far back as a sample can ask: among shuffled sentences most keys are near their questions, and a model
     that reads no others learns to look near alone.
     """
+    thing = rng.choice(THINGS)
     names = rng.sample(NAMES, rng.randint(2, max(2, min(8, chars // 150))))
     keys = {name: _digits(rng, rng.randint(3, 5)) for name in names}
     again = rng.random() < 0.5
     lines = [
-        f"The pass key of {n} is {k}." + (f" {ADDED} {k} is the pass key of {n}." if again else "")
+        f"The {thing} of {n} is {k}." + (f" {ADDED} {k} is the {thing} of {n}." if again else "")
         for n, k in keys.items()
     ]
     asked = rng.sample(names, len(names))
-    opening = rng.choice(("What is the pass key of {0}? ", ""))
-    questions = [f"{opening.format(n)}The pass key of {n} is {keys[n]}." for n in asked]
-    filler = _filler(rng, chars - sum(map(len, lines)) - sum(map(len, questions)) - len(TASK_LINES[2]))
+    opening = rng.choice((f"What is the {thing} of {{0}}? ", ""))
+    questions = [f"{opening.format(n)}The {thing} of {n} is {keys[n]}." for n in asked]
+    task = SEVERAL.format(thing=thing)
+    filler = _filler(rng, chars - sum(map(len, lines)) - sum(map(len, questions)) - len(task))
     sentences = [*lines, *filler]
     if rng.random() < 0.5:
         rng.shuffle(sentences)
-    return Sample(f"{TASK_LINES[2]}\n{' '.join(sentences)}\n", "\n".join(questions))
+    return Sample(f"{task}\n{' '.join(sentences)}\n", "\n".join(questions))
 
 
 def key_values(rng: random.Random, chars: int) -> Sample:
@@ -218,6 +229,9 @@ def _sentence(rng: random.Random) -> str:
             f"The {adjective} {noun} {rng.choice(VERBS)} the {other}.",
             f"{rng.choice(NAMES)} {rng.choice(VERBS)} the {adjective} {noun}.",
             f"There is a {adjective} {noun} near the {other}.",
+            f"Behind the {noun} {rng.choice(NAMES)} {rng.choice(VERBS)} the {other}.",
+            f"Was the {noun} ever so {adjective}?",
+            f"No {noun} {rng.choice(VERBS)} a {adjective} {other}.",
         )
     )
 
@@ -225,7 +239,7 @@ def _sentence(rng: random.Random) -> str:
 def _filler(rng: random.Random, chars: int) -> list[str]:
     """Whole sentences of at most `chars` characters together: a block again and again, or always new ones."""
     kind = rng.random()
-    block = LANDMARK_FILLER if kind < 0.3 else tuple(_sentence(rng) for _ in range(rng.randint(3, 7)))
+    block = tuple(_sentence(rng) for _ in range(rng.randint(3, 7)))
     sentences: list[str] = []
     while True:
         sentence = _sentence(rng) if kind > 0.6 else block[len(sentences) % len(block)]
