@@ -15,7 +15,7 @@ MODEL ?= e2bench/assets/tiny
 JOBS ?= auto
 FAST := -m "not slow and not gpu and not network" -n $(JOBS)
 
-.PHONY: quickstart test test-all test-lowest test-newest lint types coverage mutation bench reproduce setup newest lock
+.PHONY: quickstart test test-all test-lowest test-newest lint types coverage mutation bench reproduce pictures setup newest lock
 quickstart: setup
 	$(BIN)/e2bench quickstart
 
@@ -50,6 +50,10 @@ bench: .venv/test
 # The tiny model and the paper in miniature, from nothing: hours, in resumable steps.
 reproduce: .venv/test
 	$(BIN)/python -m e2bench.train.reproduce
+
+# The report over all runs on SmolLM2, whose Figure 7 is the README's first picture.
+pictures: .venv/run
+	$(BIN)/python -c 'import e2bench; e2bench.report(["results/smollm2", "results/smollm2-e2"], "results/smollm2-e2/report")'
 
 # The fast tests at both ends of the ranges in pyproject.toml; torch is what TORCH says. Warnings are listed at the end
 # and fail nothing: a package's new release may deprecate what its last one asked for.

@@ -24,10 +24,10 @@ from e2bench.reporting.figures import (
     value_axis,
     wrapped,
 )
-from e2bench.reporting.runs import Results, Run, interval
+from e2bench.reporting.runs import Results, Run, interval, number
 from e2bench.reporting.selection import primary
 from e2bench.reporting.table import EXACT, Column, Row, Table
-from e2bench.reporting.tables import is_auto
+from e2bench.reporting.tables import is_auto, protocol
 
 
 def figure_1(found: Results) -> list[Figure]:
@@ -191,25 +191,42 @@ def figure_7(found: Results) -> list[Figure]:
 
 
 def _comparable(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Runs over the same data under one protocol with one L, by what the group's panel is called.
+    """Runs over the same documents under one protocol with one L, by what the group's panel is called.
 
     A checkpoint of ours that was measured at one window alone is no line, and left out beside lines.
     """
-    groups: dict[tuple[str, str, str], list[Run]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
     for run in runs:
-        protocol = str(run.part("resolved").get("protocol") or "")
-        native = labels.tokens(run.native_window) if run.native_window else ""
-        groups[labels.data(run), protocol, native].append(run)
-    named = {}
-    for (data, protocol, native), members in groups.items():
-        lines = [run for run in members if run.e2 is None or len({cell["window"] for cell in run.cells}) > 1]
-        parts = [data, f"protocol {protocol}" if protocol else "", f"L = {native}" if native else ""]
-        named["; ".join(filter(None, parts)) if len(groups) > 1 else ""] = lines or members
-    return named
+        native = f"L = {labels.tokens(run.native_window)}" if run.native_window else ""
+        groups[protocol(run), native].append(run)
+    if len(groups) == 1:
+        return {"": _lines(runs)}
+    short = [", ".join(filter(None, (_short_protocol(group[0]), native))) for (_, native), group in groups.items()]
+    if len(set(short)) < len(short):
+        short = [", ".join(filter(None, key)) for key in groups]
+    return dict(zip(short, map(_lines, groups.values()), strict=True))
+
+
+def _lines(runs: Sequence[Run]) -> list[Run]:
+    several = [run for run in runs if run.e2 is None or len({cell["window"] for cell in run.cells}) > 1]
+    return several or list(runs)
 
 
 def _natives(runs: Sequence[Run]) -> list[int]:
     return sorted({run.native_window for run in runs if run.native_window})
+
+
+def _short_protocol(run: Run) -> str:
+    """What a panel of perplexities was measured on, in a few words."""
+    resolved = run.part("resolved")
+    documents, used, last = (resolved.get(key) for key in ("documents", "doc_tokens", "max_windows"))
+    parts = [f"{len(documents)} documents" if isinstance(documents, list) else ""]
+    parts[0] += f" of {labels.tokens(used)}" if number(used) else ""
+    if number(last):
+        parts.append(f"last {last * resolved['stride']:,} tokens" if number(resolved.get("stride")) else "last windows")
+    elif number(resolved.get("stride")):
+        parts.append(f"all tokens, stride {resolved['stride']:,}")
+    return ", ".join(filter(None, parts))
 
 
 def extrapolation(found: Results) -> list[Figure]:

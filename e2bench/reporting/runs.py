@@ -178,7 +178,23 @@ def _read_run(found: Results, folder: Path, name: str) -> None:
     named = manifest.get("experiment")
     if named not in EXPERIMENTS:
         raise DataError(f"{RUN} has experiment {named!r}, not one of {', '.join(EXPERIMENTS)}")
-    _add(found, Run(folder, name or folder.resolve().name, named, manifest, _scores(found, folder, name)))
+    run = Run(folder, name or folder.resolve().name, named, manifest, _scores(found, folder, name))
+    if not run.complete:
+        _drop_partial(found, run)
+    _add(found, run)
+
+
+def _drop_partial(found: Results, run: Run) -> None:
+    """Take cells of an interrupted run out that hold less than its others: they are not over the same samples."""
+    key, amount = run.about.cells, run.about.amount
+    cells = run.scores.get(key) if key else None
+    cells = [cell for cell in cells if isinstance(cell, dict)] if isinstance(cells, list) else []
+    amounts = [cell[amount] for cell in cells if number(cell.get(amount))]
+    partial = [cell for cell in cells if number(cell.get(amount)) and cell[amount] < max(amounts)]
+    if partial:
+        run.scores[key] = [cell for cell in cells if cell not in partial]
+        sizes = ", ".join(str(cell.get("window", cell.get("length"))) for cell in partial)
+        found.warnings.append(f"{run.name}: {sizes} tokens hold fewer {amount} than its other lengths; left out")
 
 
 def _read_own_layout(experiment: str, found: Results, folder: Path, name: str) -> None:

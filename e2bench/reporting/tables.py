@@ -299,13 +299,14 @@ def _protocol_notes(runs: Sequence[Run]) -> list[str]:
     """How each run was measured, runs measured alike on one line."""
     by_protocol: dict[str, list[str]] = defaultdict(list)
     for run in runs:
-        by_protocol[_protocol(run)].append(run.name)
+        by_protocol[protocol(run)].append(run.name)
     notes = [f"{', '.join(names)}: {protocol}." for protocol, names in by_protocol.items()]
     several = ["These runs differ in protocol, stride or documents: compare within one line only."]
     return notes + (several if len(notes) > 1 else [])
 
 
-def _protocol(run: Run) -> str:
+def protocol(run: Run) -> str:
+    """How and on what documents a perplexity run was measured."""
     resolved = run.part("resolved")
     documents = [int(cell["documents"]) for cell in run.cells if number(cell.get("documents"))]
     parts = [f"protocol {resolved.get('protocol') or 'not recorded'}"]
