@@ -49,7 +49,8 @@ def test_everything_there_are_runs_for_is_written_and_nothing_else(tmp_path: Pat
     short_run(results / "short")
     profile(results / "profile")
     written = names(write_report(results, tmp_path / "out"))
-    tables = {f"table{n}.{suffix}" for n in range(1, 8) for suffix in ("csv", "md", "tex")}
+    named = ["claims", *(f"table{n}" for n in range(1, 8))]
+    tables = {f"{name}.{suffix}" for name in named for suffix in ("csv", "md", "tex")}
     drawn = [*(f"figure{n}" for n in (1, 2, 3, 5, 6, 7)), "passkey", "extrapolation"]
     figures = {f"{name}{suffix}" for name in drawn for suffix in (".png", "-dark.png", ".csv")}
     behind = {"longbench.csv", "averages.csv", "perplexity.csv", "attention.csv", "short.csv"}

@@ -1,10 +1,9 @@
 """The report: tables, figures and one HTML page from run folders. Reads files, never loads a model.
 
 - runs.py: run folders -> Run; labels.py: what things are called in every table, legend and page
-- tables.py, ablations.py, longbench2.py, details.py: runs -> Table; published/: the paper's rows
+- claims.py, tables.py, ablations.py, longbench2.py, ruler.py, details.py: runs -> Table; published/: the paper's rows
 - table.py: Table -> CSV, Markdown, LaTeX
 - figures.py: Figure, and how ours look; curves.py, maps.py: runs -> Figure (PNG and the numbers drawn)
-- ruler.py: RULER's tables and figure
 - samples.py: every line for the browser; settings.py: what runs differ in; page.py, templates/: all of it -> index.html
 - output.py: the report's folder
 """
@@ -18,7 +17,19 @@ from pathlib import Path
 from markupsafe import Markup
 
 from e2bench.errors import DataError, one_line, printable
-from e2bench.reporting import ablations, curves, details, longbench2, maps, page, ruler, samples, settings, tables
+from e2bench.reporting import (
+    ablations,
+    claims,
+    curves,
+    details,
+    longbench2,
+    maps,
+    page,
+    ruler,
+    samples,
+    settings,
+    tables,
+)
 from e2bench.reporting.output import Output
 from e2bench.reporting.runs import Results, scan
 from e2bench.reporting.table import WRITERS, to_csv
@@ -97,9 +108,8 @@ def _made(found: Results) -> Made:
 
 def _content(found: Results) -> page.Content:
     """Tables, figures and the lists of runs and settings."""
-    made = [
-        table for part in (tables, ablations, longbench2, ruler) for build in part.BUILDERS for table in build(found)
-    ]
+    parts = (claims, tables, ablations, longbench2, ruler)
+    made = [table for part in parts for build in part.BUILDERS for table in build(found)]
     made.sort(key=lambda table: (not table.name.startswith("table"), table.name))
     behind_them = (*details.BUILDERS, *longbench2.DETAILS, *ruler.DETAILS)
     behind = [table for build in behind_them for table in build(found)]
