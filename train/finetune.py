@@ -91,6 +91,10 @@ class E2Trainer(Trainer):
 
 def training_arguments(recipe: Recipe, out: Path) -> TrainingArguments:
     """The recipe in Trainer's words."""
+    if recipe.sharding == "fsdp" and not torch.cuda.is_available():  # Trainer would copy everything, without a word
+        raise E2BenchError(
+            "sharding: fsdp is not done without a GPU (transformers would copy everything); give sharding=none"
+        )
     cosine = recipe.schedule == "cosine"
     optional: dict[str, Any] = {}
     if recipe.gradient_checkpointing:
