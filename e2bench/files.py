@@ -24,6 +24,7 @@ from e2bench.errors import DataError, RunFailed, RunFolderError
 MOST_LINE_BYTES = 128 << 20  # of a line, or of a text file that is one document
 MOST_TEXT_BYTES = 4 << 20  # of a text that is tokenized whole: a million tokens; each takes about 440 bytes meanwhile
 MOST_FILE_BYTES = 64 << 20  # of a file that is read whole: a config, a recipe, scores
+MOST_SET_BYTES, MOST_SET_VALUES = 1 << 30, 40_000_000  # of a data set in one file: LongBench v2 has 465 MB
 MOST_VALUES = 5_000_000  # commas and brackets of JSON that is held at once; a value takes up to 250 bytes
 MOST_DEPTH = 100  # brackets inside brackets; Python's own limit is near 1,000, and what walks through them needs some
 
@@ -78,10 +79,13 @@ def read_whole(path: Path, most: int = MOST_FILE_BYTES) -> bytes:
     return raw
 
 
-def parse_json(raw: bytes | str, where: str) -> Any:
-    """JSON of any kind. Raises DataError beginning with `where` for what is none, too large or nested too deep."""
+def parse_json(raw: bytes | str, where: str, most: int = MOST_LINE_BYTES, values: int = MOST_VALUES) -> Any:
+    """JSON of any kind. Raises DataError beginning with `where` for what is none, too large or nested too deep.
+
+    most, values: bytes and values (commas and brackets) that it may have.
+    """
     brackets = _count(raw, "[") + _count(raw, "{")
-    if len(raw) > MOST_LINE_BYTES or brackets + _count(raw, ",") > MOST_VALUES:
+    if len(raw) > most or brackets + _count(raw, ",") > values:
         raise DataError(f"{where}: JSON of {len(raw) >> 20} MiB with {brackets:,} brackets; no such thing is read")
     try:
         value = json.loads(raw if isinstance(raw, str) else raw.decode("utf-8-sig"))
@@ -160,16 +164,16 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_json_list(path: Path) -> list[Any]:
-    """A JSON list; DataError, one line, for anything else."""
-    value = _json(path)
+    """A JSON list of a data set; DataError, one line, for anything else."""
+    value = _json(path, MOST_SET_BYTES, MOST_SET_VALUES)
     if not isinstance(value, list):
         raise DataError(f"{path} is a JSON {type(value).__name__}, needed is a list")
     return value
 
 
-def _json(path: Path) -> Any:
+def _json(path: Path, most: int = MOST_FILE_BYTES, values: int = MOST_VALUES) -> Any:
     try:
-        return parse_json(read_whole(path), "it")
+        return parse_json(read_whole(path, most), "it", most, values)
     except (OSError, DataError) as error:
         reason = " ".join(str(error).split()).removeprefix("it: ")
         raise DataError(f"{path} is not readable JSON: {reason[:160]}") from None

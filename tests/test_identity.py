@@ -24,6 +24,7 @@ from e2bench.errors import DataError, RunFolderError
 from e2bench.experiments.harness import task_manager
 from e2bench.files import read_json, read_rows, write_json
 from e2bench.models.identity import tokenizer_hash, weights_hash
+from e2bench.prompts.chat import chat_wrapper
 from e2bench.runs.folder import RunFolder
 from e2bench.runs.lines import RUN
 from e2bench.runs.manifest import manifest
@@ -255,3 +256,22 @@ def test_lm_eval_reads_a_copy_of_what_is_given(tmp_path: Path) -> None:
     settings = json.loads((tmp_path / "work" / "winogrande.yaml").read_text())
     (path,) = settings["dataset_kwargs"]["data_files"].values()
     assert "*" not in Path(path).parent.name and read_rows(Path(path)) == [row]
+
+
+# ---- nothing is drawn
+
+
+def test_dropout_of_a_tokenizer_is_turned_off(tiny_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_folder, tmp_path / "model")
+    edit_json(tmp_path / "model" / "tokenizer.json", lambda t: t["model"].update(dropout=0.5))
+    model = e2bench.load(str(tmp_path / "model"))
+    text = "Anna keeps the violin in the old house. Where does Anna keep the violin?"
+    assert {tuple(model.encode(text)) for _ in range(20)} == {tuple(e2bench.load(str(tiny_folder)).encode(text))}
+    assert any("dropout" in found.found for found in model.findings)
+
+
+def test_a_template_that_draws_gives_one_prompt(tiny_folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
+    tokenizer.chat_template = "{{ ['Hello', 'Hi', 'Hey', 'Ho'] | random }} {{ messages[0]['content'] }}"
+    wrapper = chat_wrapper("auto", tokenizer)
+    assert wrapper is not None and len({wrapper.apply("who?") for _ in range(20)}) == 1

@@ -105,15 +105,10 @@ class Ruler(Experiment):
         )
 
     def _maker(self, model: Any, common: Common, *, template: str) -> Maker:
+        from e2bench.experiments.answers import wrapper_of
         from e2bench.experiments.haystacks import Feed, Maker, tokenizer_key
-        from e2bench.prompts.chat import chat_wrapper
 
-        wrapper = chat_wrapper(template, model.tokenizer, thinking=self.thinking)
-        if wrapper is not None and wrapper.opens_thinking:
-            say(
-                "the chat template opens a thinking block: the answer prefix would stand in it; "
-                "--no-thinking closes it where the template can"
-            )
+        wrapper = wrapper_of(model, common, template, thinking=self.thinking)
         return Maker(Feed(model, wrapper), tokenizer_key(model.tokenizer), SEED + common.seed, self.data)
 
     # stored lines

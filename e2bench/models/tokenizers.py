@@ -28,6 +28,9 @@ def checked(tokenizer: Any, file: Path | None, reload: Any) -> Any:
     Raises ModelError where neither gives the file's ids.
     """
     with unbroken(tokenizer):
+        if _without_dropout(getattr(tokenizer, "backend_tokenizer", None)):
+            effect = "one text would have other ids each time"
+            find(CHECK, NOTE, "it leaves merges out at random (BPE dropout)", effect, "turned off")
         if file is not None:
             tokenizer = _as_in_file(tokenizer, file, reload)
         return _without_eos(tokenizer)
@@ -64,11 +67,13 @@ def _as_in_file(tokenizer: Any, file: Path, reload: Any) -> Any:
         if not isinstance(error, Exception) and not is_panic(error):
             raise
         raise ModelError(f"{file} cannot be read: {' '.join(str(error).split())[:160]}") from None
+    _without_dropout(own)
     differing = _first_difference(tokenizer, own)
     if differing is None:
         find(CHECK, OK, f"{type(tokenizer).__name__} gives the ids of {file.name}")
         return tokenizer
     plain = reload()
+    _without_dropout(plain.backend_tokenizer)
     if _first_difference(plain, own) is not None:
         raise ModelError(
             f"the tokenizer loaded for {file.parent} splits {differing!r} otherwise than its own tokenizer.json, "
@@ -83,6 +88,15 @@ def _as_in_file(tokenizer: Any, file: Path, reload: Any) -> Any:
         f"{file.name} is used as it is",
     )
     return plain
+
+
+def _without_dropout(backend: Any) -> bool:
+    """Turn BPE dropout off; whether it was on."""
+    model = getattr(backend, "model", None)
+    if not getattr(model, "dropout", None):
+        return False
+    model.dropout = None
+    return True
 
 
 def _first_difference(tokenizer: Any, own: Any) -> str | None:

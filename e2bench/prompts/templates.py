@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -47,6 +48,7 @@ def render(template: str, messages: list[dict[str, str]], prompt: bool, variable
     """The same in the child. Raises ValueError for a text that is far longer than its messages."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
+    random.seed(0)  # Jinja's `random` filter chooses the same every time
     with fixed_clock(TODAY):
         found: Any = render_jinja_template(
             conversations=[messages], chat_template=template, add_generation_prompt=prompt, **variables

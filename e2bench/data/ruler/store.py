@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import secrets
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -52,10 +52,10 @@ def rows(drawn: Iterable[Drawn], budget: Budget) -> Iterator[dict[str, Any]]:
 def write(path: Path, lines: Iterable[dict[str, Any]], count: int) -> None:
     """The first `count` lines, written beside and renamed into place; not all in memory."""
     make_folder(path.parent)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")  # no name that could be waiting as a link
     with disk_errors(path):
         try:
-            with beside.open("wb") as file:
+            with beside.open("xb") as file:
                 file.writelines(encode_row(line) for line in islice(lines, count))
             beside.replace(path)
         finally:
