@@ -155,7 +155,7 @@ def test_longbenchs_own_folder_is_scored_row_by_row_even_with_equal_rows(tmp_pat
 
 def test_scores_are_written_whole(tmp_path: Path) -> None:
     scores = score_folder(folder_of(tmp_path, trec=[prediction()]))
-    of = {"lines": file_hashes([tmp_path / "trec.jsonl"]), "asked": None}
+    of = {"lines": file_hashes([tmp_path / "trec.jsonl"]), "asked": None}  # this line has no `seconds`
     assert json.loads(write_scores(tmp_path, scores).read_text(encoding="utf-8")) == {**scores, "of": of}
 
 
