@@ -217,7 +217,7 @@ def step_time(bench: Bench, model: Model, rows: int, context: int) -> dict[str, 
         layer.keys.normal_()
         layer.values.normal_()
     lengths = [context - 7 * index % (context // 2) for index in range(rows)]
-    members = [Row(index, Prompt([], 1), length) for index, length in enumerate(lengths)]
+    members = [Row(index, Prompt([10], 1), length) for index, length in enumerate(lengths)]
     times = [seconds(lambda: decoder.step(cache, members, [12] * rows)) for _ in range(24)][4:]
     read = sum(p.numel() * p.element_size() for p in model.hf.parameters()) + sum(lengths) * model.kv_bytes_per_token
     step, floor = 1e3 * statistics.median(times), read / bench.ceilings["gb_per_s"] / 1e6

@@ -73,8 +73,9 @@ def read_lines(file: IO[bytes], path: Path) -> Iterator[tuple[int, bytes]]:
 def read_whole(path: Path, most: int = MOST_FILE_BYTES) -> bytes:
     """The bytes of a regular file of at most `most` bytes. Raises OSError, and DataError for a larger one."""
     with regular(path).open("rb") as file:
-        raw = file.read(most + 1)
-    if len(raw) > most:
+        size = os.fstat(file.fileno()).st_size
+        raw = file.read(size) if size <= most else b""  # `read` takes the memory for all that it is told
+    if size > most:
         raise DataError(f"{path} has more than {most >> 20} MiB, which no such file needs")
     return raw
 

@@ -53,5 +53,9 @@ OFFLINE = "the hub cannot be reached (no network, or HF_HUB_OFFLINE is set)"
 def is_cached(repo: str, filename: str, revision: str = "main") -> bool:
     """Whether the client's cache holds a file of a model repository."""
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    return isinstance(try_to_load_from_cache(repo, filename, revision=revision), str)
+    try:
+        return isinstance(try_to_load_from_cache(repo, filename, revision=revision), str)
+    except HFValidationError:  # no name that the hub could have
+        return False

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from e2bench.doctor.examine import examine
-from e2bench.errors import E2BenchError, ModelError
+from e2bench.errors import ModelError
 from e2bench.experiments.options import Common
 from e2bench.models.findings import NOTE, OK, WRONG, Finding
 from e2bench.models.gguf_file import GgufFile, native_of
@@ -320,8 +320,8 @@ def test_a_template_gets_no_clock_and_no_dice(tiny_model: Model, tmp_path: Path)
     wrapper = chat_wrapper("auto", tokenizer)
     assert wrapper is not None and wrapper.apply("Hello") == "26 Jul 2024 00:00:00 Hello"
     tokenizer.chat_template = "{{ range(9999) | random }} {{ messages[0].content }}"
-    with pytest.raises(E2BenchError, match="differently each time"):
-        chat_wrapper("auto", tokenizer)
+    wrapper = chat_wrapper("auto", tokenizer)
+    assert wrapper is not None and len({wrapper.apply("Hello") for _ in range(5)}) == 1
 
 
 def test_a_thinking_block_is_named_and_closed(tiny_model: Model) -> None:

@@ -94,16 +94,20 @@ def current_scores(folder: Path) -> tuple[dict[str, Any], bool]:
         return score_folder(folder), False
     stored = read_json(folder / SCORES)
     now = _lines_of(folder)
-    if not isinstance(stored.get("of"), dict) or not now["lines"] or stored["of"] == now:
+    if not isinstance(stored.get("of"), dict) or not now or stored["of"] == now:
         return stored, False
     return score_folder(folder), True
 
 
-def _lines_of(folder: Path) -> dict[str, Any]:
-    """File: SHA-256 of a run's lines but for their `seconds`, and how many of them were asked for last."""
-    lines = {}
+def _lines_of(folder: Path) -> dict[str, str]:
+    """File: SHA-256 of the lines that were asked for last, without their `seconds`."""
+    counts, found = asked(folder), {}
     for path in sorted(folder.glob("*.jsonl")):
+        name = path.name.removesuffix(".jsonl")
+        if counts is not None and name.partition(".")[0] not in counts:
+            continue
         with disk_errors(path):
-            content = SECONDS.sub(b"", path.read_bytes())
-        lines[path.name] = hashlib.sha256(content).hexdigest()
-    return {"lines": lines, "asked": asked(folder)}
+            lines = SECONDS.sub(b"", path.read_bytes()).split(b"\n")
+        kept = lines[: None if counts is None else counts.get(name)]  # of a single process's file all
+        found[path.name] = hashlib.sha256(b"\n".join(kept).rstrip()).hexdigest()
+    return found

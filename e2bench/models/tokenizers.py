@@ -92,7 +92,7 @@ def _as_in_file(tokenizer: Any, file: Path, reload: Any) -> Any:
 
 def _without_dropout(backend: Any) -> bool:
     """Turn BPE dropout off; whether it was on."""
-    model = getattr(backend, "model", None)
+    model: Any = getattr(backend, "model", None)
     if not getattr(model, "dropout", None):
         return False
     model.dropout = None

@@ -119,7 +119,16 @@ def test_compare_shows_predictions_and_moves_no_cursor(
     row = {**numbers, "changed": 1, "better": 1, "worse": 0}
     capsys.readouterr()
     with case(folder):
-        _show({"first": name, "second": name, "unit": "points", "tasks": {name: row}, "largest": [change]})
+        _show(
+            {
+                "first": name,
+                "second": name,
+                "unit": "points",
+                "differing": {},
+                "tasks": {name: row},
+                "largest": [change],
+            }
+        )
     assert safe(capsys.readouterr().out)
 
 
