@@ -80,13 +80,13 @@ def read_whole(path: Path, most: int = MOST_FILE_BYTES) -> bytes:
     return raw
 
 
-def parse_json(raw: bytes | str, where: str, most: int = MOST_LINE_BYTES, values: int = MOST_VALUES) -> Any:
+def parse_json(raw: bytes | str, where: str, most: int | None = None, values: int | None = None) -> Any:
     """JSON of any kind. Raises DataError beginning with `where` for what is none, too large or nested too deep.
 
-    most, values: bytes and values (commas and brackets) that it may have.
+    most, values: bytes and values (commas and brackets) that it may have; None: MOST_LINE_BYTES and MOST_VALUES.
     """
     brackets = _count(raw, "[") + _count(raw, "{")
-    if len(raw) > most or brackets + _count(raw, ",") > values:
+    if len(raw) > (most or MOST_LINE_BYTES) or brackets + _count(raw, ",") > (values or MOST_VALUES):
         raise DataError(f"{where}: JSON of {len(raw) >> 20} MiB with {brackets:,} brackets; no such thing is read")
     try:
         value = json.loads(raw if isinstance(raw, str) else raw.decode("utf-8-sig"))
@@ -172,7 +172,7 @@ def read_json_list(path: Path) -> list[Any]:
     return value
 
 
-def _json(path: Path, most: int = MOST_FILE_BYTES, values: int = MOST_VALUES) -> Any:
+def _json(path: Path, most: int = MOST_FILE_BYTES, values: int | None = None) -> Any:
     try:
         return parse_json(read_whole(path, most), "it", most, values)
     except (OSError, DataError) as error:

@@ -130,6 +130,10 @@ def find(name: str) -> Archive:
     return DATASETS[name]
 
 
+# Of data sets of several files.
+ABOUT = {"ruler": "what RULER's samples are made from: essays, questions, a word list, a sentence tokenizer"}
+
+
 def every_set() -> list[Archive]:
     """All files of all public data sets."""
     return [*DATASETS.values(), *RULER.values(), *LONGBENCH2_PROMPTS.values()]

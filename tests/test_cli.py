@@ -239,7 +239,13 @@ def test_another_tokenizer_is_other_settings(
 ) -> None:
     arguments = [*options(tiny_folder, demo, tmp_path / "run"), "--tasks", "trec"]
     assert cli("longbench", *arguments).code == 0
-    refused(cli("longbench", *arguments, "--tokenizer", tiny_folder), "holds a run with tokenizer = none")
+    assert cli("longbench", *arguments, "--tokenizer", tiny_folder).code == 0  # the checkpoint's own
+    other = tmp_path / "other"
+    shutil.copytree(tiny_folder, other)
+    content = json.loads((other / "tokenizer.json").read_text())
+    content["model"]["merges"].pop()
+    (other / "tokenizer.json").write_text(json.dumps(content))
+    refused(cli("longbench", *arguments, "--tokenizer", other), "holds a run with tokenizer = ")
 
 
 def test_a_finished_run_given_again_does_nothing_but_score(

@@ -87,7 +87,7 @@ def test_tasks_lists_every_task_of_every_experiment(cli: Cli) -> None:
 def test_data_without_a_name_lists_the_public_sets(cli: Cli) -> None:
     ended = cli("data")
     assert ended.code == 0
-    assert [line.split()[0] for line in ended.out.splitlines()] == ["longbench", "proof-pile"]
+    assert [line.split()[0] for line in ended.out.splitlines()] == ["longbench", "longbench2", "proof-pile", "ruler"]
     assert "next: e2bench data NAME" in ended.err
 
 

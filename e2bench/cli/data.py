@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from e2bench.experiments.base import EXPERIMENTS
 from e2bench.terminal import say
+
+if TYPE_CHECKING:
+    from e2bench.data.fetch import Archive
 
 
 def run(name: str | None) -> None:
     """Fetch a data set and print where it is; without a name list them."""
     from e2bench.data.fetch import fetch, size_bytes
-    from e2bench.tasks.corpora import every_set, find_all
+    from e2bench.tasks.corpora import ABOUT, every_set, find_all
 
     if name is not None:
         chosen = name.lower()
@@ -17,8 +22,12 @@ def run(name: str | None) -> None:
             print(fetch(archive))
         say(f"next: e2bench {chosen if chosen in EXPERIMENTS else f'ppl --data {chosen}'} --model MODEL")
         return
+    sets: dict[str, list[Archive]] = {}
     for archive in every_set():
-        size = size_bytes(archive)
-        shown = "size: ask online" if size is None else f"{size / 1e6:,.0f} MB"
-        print(f"{archive.part_of or archive.name:<12} {shown:>16}  {archive.about} ({archive.repo})")
+        sets.setdefault(archive.part_of or archive.name, []).append(archive)
+    for known, files in sets.items():
+        sizes = [size_bytes(archive) for archive in files]
+        shown = f"{sum(filter(None, sizes)) / 1e6:,.0f} MB" if all(sizes) else "size: ask online"
+        about = ABOUT.get(known, f"{files[0].about} ({files[0].repo})")
+        print(f"{known:<12} {shown:>16}  {about}")
     say("next: e2bench data NAME fetches one into the cache and prints where it is")

@@ -95,10 +95,10 @@ def _unpack_into(target: Path, downloaded: Path, members: str) -> None:
 
 
 def size_bytes(archive: Archive) -> int | None:
-    """Of what is downloaded, as the hub says it; None where the hub cannot be asked."""
+    """Of what is downloaded, as the hub says it; None where it is not on the hub, or the hub cannot be asked."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
-    if not is_online():
+    if archive.url or not is_online():
         return None
     url = hf_hub_url(archive.repo, archive.filename, repo_type="dataset", revision=archive.revision)
     try:

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-import numpy as np
-
 from e2bench.data.ruler.needles import NOISE
 from e2bench.data.ruler.sizing import SHORT, Budget, Drawn, fitted, guess, largest
 from e2bench.data.ruler.sources import Sources
@@ -49,6 +47,8 @@ class _Drawing:
     """Draws of one task and length: letters from Python's generator, values from numpy's, as RULER has it."""
 
     def __init__(self, task: Chains, template: str, prefix: str, seed: int) -> None:
+        import numpy as np  # here: rows of tasks name this class, and the command line lists them
+
         self.task, self.template, self.prefix = task, template, prefix
         self.rng, self.numbers = random.Random(seed), np.random.RandomState(seed)
 

@@ -7,14 +7,12 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
 from e2bench.data.ruler.sizing import SHORT, Budget, Drawn, fitted, guess, largest
 from e2bench.data.ruler.sources import Sources
 
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 NEEDLE = "One of the special magic {type_needle_v} for {key} is: {value}."
-DEPTHS = [int(depth) for depth in np.round(np.linspace(0, 100, num=40)).astype(int)]  # percent of the sentences
+DEPTHS = [round(100 * at / 39) for at in range(40)]  # percent of the sentences
 STEPS = {"essay": 500, "noise": 25, "needle": 25}
 SHORT_STEP = 5
 SINGULAR = (("Some", "A"), ("are all", "is"), ("are", "is"), ("answers", "answer"))
