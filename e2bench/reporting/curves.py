@@ -273,8 +273,9 @@ def _perplexity_figure(
         grid = figure.subplots(-(-len(panels) // per_row), per_row, squeeze=False).flat
         for axes in list(grid)[len(panels) :]:
             axes.set_axis_off()
+        names = list(dict.fromkeys(line.label for panel in panels.values() for line in panel))
         for axes, (heading, series) in zip(figure.axes, panels.items(), strict=False):
-            draw_lines(axes, series)
+            draw_lines(axes, series, [names.index(line.label) for line in series])  # the same look in every panel
             length_axis(axes, [x for line in series for x in line.x])
             value_axis(axes, [y for line in series for y in line.y], "Perplexity")
             axes.set_title(wrapped(heading))

@@ -189,11 +189,14 @@ def look(at: int) -> dict[str, Any]:
 MOST_BANDS = 4  # more bands lie on each other and hide which is whose
 
 
-def draw_lines(axes: Axes, series: Sequence[Series], first: int = 0) -> None:
-    """Lines with their intervals: as bands, or as bars side by side where there are many lines or one point."""
+def draw_lines(axes: Axes, series: Sequence[Series], places: Sequence[int] | None = None) -> None:
+    """Lines with their intervals: as bands, or as bars side by side where there are many lines or one point.
+
+    places: of their looks, where several panels show the same lines.
+    """
     with_interval = [line for line in series if any(value is not None for value in line.low)]
     as_bars = len(with_interval) > MOST_BANDS
-    for at, line in enumerate(series, first):
+    for at, line in zip(places or range(len(series)), series, strict=True):
         axes.plot(line.x, line.y, label=legend_name(line.label), **look(at) | ({"marker": ""} if line.is_level else {}))
         known = [n for n, value in enumerate(line.low) if value is not None and line.high[n] is not None]
         low, high = ([side[n] for n in known] for side in (line.low, line.high))
