@@ -91,6 +91,7 @@ def test_methods_without_a_fixed_form_are_refused(method: str) -> None:
 
 
 @pytest.mark.smollm2
+@pytest.mark.slow
 def test_a_gguf_is_written_unpacked(smollm2: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 

@@ -112,6 +112,7 @@ def test_a_killed_run_of_three_resumed_with_two_gives_the_files_of_a_single_proc
     assert scores[0] == scores[1]
 
 
+@pytest.mark.slow
 def test_the_others_tell_of_a_killed_rank_and_the_run_resumes_alone(tiny_folder, tmp_path):
     data = write_longbench(tmp_path / "data", examples=6)
     out = tmp_path / "run"

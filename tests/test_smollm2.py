@@ -43,6 +43,7 @@ def test_it_speaks_english(model: Model) -> None:
     assert "Paris" in generation.text
 
 
+@pytest.mark.slow
 def test_a_batch_of_ten_gives_the_tokens_of_single_prompts(model: Model, tmp_path: Path) -> None:
     folder = write_longbench(tmp_path, examples=1)
     wrapper = chat_wrapper("auto", model.tokenizer)
