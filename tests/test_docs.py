@@ -432,7 +432,16 @@ def test_the_readmes_results_are_those_of_the_committed_runs() -> None:
     assert at_4l == ["4,051", "91.1", "8.42", "3.62"]
     at_16l = [perplexity(f"tiny/{name}", 8192) for name in ("ppl-e2", "ppl-base", "ppl-base-yarn")]
     assert at_16l == ["63.1", "91.1", "87.7"]
-    for shown in (*at_4l, *at_16l, perplexity("smollm2/ppl-yarn", 8192)):
+    by_length = [perplexity("smollm2-e2/ppl-e2", 2**n) for n in range(12, 17)]
+    assert by_length == ["3.55", "3.39", "3.31", "3.48", "3.62"] and ", ".join(by_length) in text
+    at_one_g = [perplexity("smollm2-e2/ppl-e2-g8", window) for window in (4096, 65536)]
+    for shown in (
+        *at_4l,
+        *at_16l,
+        *at_one_g,
+        perplexity("smollm2/ppl-yarn", 8192),
+        perplexity("smollm2-e2/ppl-e2-ext", 16384),
+    ):
         assert shown in text
     profile = json.loads((ROOT / "results" / "tiny" / "profile" / "profile.json").read_text("utf-8"))
     steps = {row["seconds_per_step"] for row in profile if row["length"] == 4096}
