@@ -15,7 +15,6 @@ from e2bench.rope.windows import ScaleRule, parse_lengths, short_length, short_n
 from e2bench.runs.items import Item, Measure, Row
 from e2bench.runs.lines import names_of, stored_rows
 from e2bench.settings import setting
-from e2bench.tasks.ruler import BY_NAME, RULER, SAMPLES, SEED, THRESHOLD, RulerTask, select
 from e2bench.terminal import say
 
 if TYPE_CHECKING:
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from e2bench.experiments.options import Common
     from e2bench.models.protocols import Generation, Generator, Prompt
     from e2bench.runs.folder import RunFolder
+    from e2bench.tasks.ruler import RulerTask
 
 SHOWN_CHARS = 300  # of each end of the prompt, kept for the report
 Scores = dict[int, list[float]]  # length: scores in [0, 1] of a task's samples
@@ -44,7 +44,7 @@ class Ruler(Experiment):
         "4k..128k", "Prompt and answer in tokens: 4k..128k doubles, commas list.", parse=parse_lengths, lines="grid"
     )
     tasks: str = setting("all", "all, or task names separated by commas.", lines="tasks")
-    samples_: int = setting(SAMPLES, "Samples of a task at a length; RULER has 500.", minimum=1, lines="samples")
+    samples_: int = setting(500, "Samples of a task at a length; RULER has 500.", minimum=1, lines="samples")
     data: Path | None = setting(
         None, "RULER's own files, samples as LENGTH/TASK.jsonl, or demo. Default: the public files, else demo."
     )
@@ -61,6 +61,7 @@ class Ruler(Experiment):
             return False
         from e2bench.experiments.haystacks import write_samples
         from e2bench.experiments.loading import load_tokenizer_alone
+        from e2bench.tasks.ruler import select
 
         codec = load_tokenizer_alone(common)
         maker = self._maker(codec, common, template=self.given.get("chat_template", "none"))
@@ -69,6 +70,8 @@ class Ruler(Experiment):
 
     def inputs(self, common: Common) -> list[RulerTask]:
         """The chosen tasks."""
+        from e2bench.tasks.ruler import select
+
         return select(self.tasks)
 
     def plan(self, model: Generator, rule: ScaleRule, common: Common, inputs: list[RulerTask]) -> Plan:
@@ -107,6 +110,7 @@ class Ruler(Experiment):
     def _maker(self, model: Any, common: Common, *, template: str) -> Maker:
         from e2bench.experiments.answers import wrapper_of
         from e2bench.experiments.haystacks import Feed, Maker, tokenizer_key
+        from e2bench.tasks.ruler import SEED
 
         wrapper = wrapper_of(model, common, template, thinking=self.thinking)
         return Maker(Feed(model, wrapper), tokenizer_key(model.tokenizer), SEED + common.seed, self.data)
@@ -118,6 +122,7 @@ class Ruler(Experiment):
         """Scores by task and length, means by length, effective length and weighted averages."""
         from e2bench.scoring.ruler import effective_length, weighted_mean
         from e2bench.scoring.statistics import mean
+        from e2bench.tasks.ruler import BY_NAME, RULER, THRESHOLD
 
         present = names_of(folder)
         stored = {name: stored_rows(folder, name) for name in BY_NAME if name in present}
@@ -146,6 +151,8 @@ class Ruler(Experiment):
     @classmethod
     def samples(cls, folder: Path, name: str, lines: Sequence[Line], *, strict: bool) -> Iterator[tuple[Line, Sample]]:
         """Answers with their scores; of one length they are one task of `compare`."""
+        from e2bench.tasks.ruler import BY_NAME
+
         if name not in BY_NAME:
             raise DataError(f"{name} is no task of RULER")
         for line in lines:
@@ -169,6 +176,8 @@ class Ruler(Experiment):
     @classmethod
     def closing(cls, scores: Mapping[str, Any]) -> list[str]:
         """The effective length, or why there is none."""
+        from e2bench.tasks.ruler import RULER, THRESHOLD
+
         averages = scores["averages"]["ruler"]
         if averages["Avg"] is None:
             present = sum(task.name in scores["details"] for task in RULER)
@@ -192,6 +201,8 @@ def _bounds(interval: Sequence[float] | None) -> str:
 
 def scores_of(name: str, rows: Sequence[Line], folder: Path) -> Scores:
     """Scores in [0, 1] of a task's lines by length; failed lines left out. Raises DataError naming a bad line."""
+    from e2bench.tasks.ruler import BY_NAME
+
     metric = BY_NAME[name].metric
     found: Scores = {}
     for number, row in enumerate(rows, 1):
@@ -229,6 +240,7 @@ def _of_length(length: int, scale: float, scored: Mapping[str, Scores], lines: S
 def _details(name: str, found: Scores, rows: Sequence[Line], lengths: Sequence[int]) -> dict[str, Any]:
     """Scores of a task in percent, and how much of it was scored. expected: RULER's 500 samples at each length."""
     from e2bench.scoring.statistics import interval, mean
+    from e2bench.tasks.ruler import BY_NAME, SAMPLES
 
     cells = {}
     for length, values in sorted(found.items()):
