@@ -32,7 +32,7 @@ from e2bench.models.loading import ModelSpec, embedded_model
 from e2bench.models.protocols import Prompt
 from e2bench.rope.methods import RopeScaling
 
-SECONDS, TOKENS, MOST_PARAMETERS = 60, 200, 40_000_000
+SECONDS, TOKENS, MOST_PARAMETERS = 180, 200, 40_000_000
 SMALL = {
     "vocab_size": 2048,
     "hidden_size": 64,
