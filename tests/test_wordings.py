@@ -14,9 +14,11 @@ import pytest
 from e2bench.experiments.base import EXPERIMENTS, experiment
 from e2bench.experiments.passkey import PassKey
 from e2bench.experiments.provenance import data_label
+from e2bench.experiments.ruler import WORDING as RULER_WORDING
 from e2bench.experiments.run import trained_words
 from e2bench.experiments.training import every_wording, familiar, trained_on
 from e2bench.tasks.passkey import E2BENCH, LANDMARK
+from e2bench.tasks.ruler import RULER
 from e2bench.train.data import PackedRows, Source
 from e2bench.train.finetune import together
 from e2bench.train.miniature.retrieval import retrieval_sample
@@ -55,6 +57,7 @@ def test_the_prompts_of_every_experiment_with_a_wording_hold_it(name: str) -> No
     asked = {
         "passkey landmark": f"{LANDMARK.task} {FILLED} {LANDMARK.key_line.format(key=1)} {LANDMARK.question}",
         "passkey e2bench": ASKED,
+        "ruler": RULER[0].template,
         "attention": 'Key-value pairs: … Question: What is the value of key "a"? Answer: "',
     }
     for wording in experiment(name).wordings:
@@ -69,7 +72,7 @@ def test_training_counts_each_document_once_however_often_it_is_read(tmp_path: P
     rows = PackedRows([source], tokenizer, train_window=64, shuffle_buffer=4, wordings=every_wording())
     for _ in range(2):  # a resumed run reads again from the start
         assert len(list(itertools.islice(rows, 60))) == 60  # some epochs
-        assert rows.rows_with == {"passkey landmark": 3, "passkey e2bench": 1, "attention": 0}
+        assert rows.rows_with == {"passkey landmark": 3, "passkey e2bench": 1, "attention": 0, "ruler": 0}
 
 
 def test_a_base_that_was_trained_on_the_words_hands_that_on() -> None:
@@ -84,7 +87,7 @@ def test_older_checkpoints_are_told_by_their_files_and_without_them_by_name(tmp_
     path = json_lines(tmp_path / name, [ASKED, "Other words."])
     named = {"settings": {"data": [{"files": [str(tmp_path / "*.jsonl*")]}]}}
     e2 = named | {"data": {name: hashlib.sha256(path.read_bytes()).hexdigest()}}
-    assert trained_on(e2) == {"passkey landmark": 1, "passkey e2bench": 1, "attention": 0}
+    assert trained_on(e2) == {"passkey landmark": 1, "passkey e2bench": 1, "attention": 0, "ruler": 0}
     json_lines(path, ["another file of that name"])
     by_name = dict.fromkeys(("passkey landmark", "passkey e2bench", "attention"))
     assert trained_on(e2) == (by_name if name.startswith("answers") else {})
@@ -116,3 +119,10 @@ def test_no_training_sample_of_the_shipped_recipes_shares_a_sentence_with_landma
     for index in range(3000):
         _, sample = retrieval_sample(7, index, 1024)
         assert not [sentence for sentence in said if sentence in sample.text], (index, sample.text)
+
+
+def test_rulers_words_are_those_of_its_templates() -> None:
+    for line in RULER_WORDING.lines:
+        assert any(line in task.template for task in RULER), line
+    for task in RULER:
+        assert RULER_WORDING.is_in(task.template), task.name

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from e2bench.errors import DataError
 from e2bench.experiments.base import Experiment, Line, Plan, Sample
 from e2bench.experiments.grid import grid_facts, grid_of, grouped, named
+from e2bench.prompts.wording import Wording
 from e2bench.rope.methods import BY_LENGTH, RopeScaling
 from e2bench.rope.windows import ScaleRule, parse_lengths, short_length, short_number
 from e2bench.runs.items import Item, Measure, Row
@@ -24,6 +25,17 @@ if TYPE_CHECKING:
     from e2bench.runs.folder import RunFolder
     from e2bench.tasks.ruler import RulerTask
 
+# Of the task lines in tasks/ruler.py (a test compares), here so that the command line needs no generators.
+WORDING = Wording(
+    "ruler",
+    (
+        "are hidden within the following text. Make sure to memorize it. I will quiz you about the",
+        "Memorize and track the chain(s) of variable assignment hidden in the following text.",
+        "Below is a numbered list of words. In these words, some appear more often than others.",
+        "Read the following coded text and track the frequency of each coded word.",
+        "Answer the question based on the given documents. Only give me the answer and do not output any other words.",
+    ),
+)
 SHOWN_CHARS = 300  # of each end of the prompt, kept for the report
 Scores = dict[int, list[float]]  # length: scores in [0, 1] of a task's samples
 
@@ -36,6 +48,7 @@ class Ruler(Experiment):
     about: ClassVar[str] = "RULER: 13 synthetic tasks at any length, and the effective length."
     agree: ClassVar[Mapping[str, bool]] = {"grid": True, "versions": True, "data": False, "hashes": True}
     benchmark: ClassVar[str] = "RULER"
+    wordings: ClassVar[tuple[Wording, ...]] = (WORDING,)
     demo_text: ClassVar[str] = "made-up texts in the tasks named so"
     cells: ClassVar[str] = "lengths"
     cell_needs: ClassVar[tuple[str, ...]] = ("length", "score")
