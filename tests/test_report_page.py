@@ -120,7 +120,19 @@ def test_no_text_leaves_its_script_or_is_an_object(report: Path) -> None:
     assert "window.PWNED = 2" in files[0].read_text("utf-8")
 
 
-def test_long_texts_and_whole_prompts_are_kept(tmp_path: Path) -> None:
+def test_a_small_report_is_one_page_that_can_be_passed_on_alone(chromium: Page, tmp_path: Path) -> None:
+    longbench_run(tmp_path / "results", tasks=["qasper"])
+    write_report(tmp_path / "results", tmp_path / "out")
+    alone = tmp_path / "alone" / "index.html"
+    alone.parent.mkdir()
+    alone.write_bytes((tmp_path / "out" / "index.html").read_bytes())
+    _opened(chromium, alone)
+    assert chromium.run("return document.querySelectorAll('#list .item').length") > 0
+    chromium.wait("return document.getElementById('detail').textContent.includes('Reference')")
+
+
+def test_long_texts_and_whole_prompts_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samples, "EMBEDDED_CHARS", 900_000)  # so many the page would hold itself
     lines = [prediction("qasper", 0, "x" * 900_000), prediction("qasper", 1, "y", prompt="p" * 9000)]
     longbench_run(tmp_path / "results", tasks=["qasper"], predictions={"qasper": lines})
     write_report(tmp_path / "results", tmp_path / "out")

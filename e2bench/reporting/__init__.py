@@ -52,8 +52,9 @@ def write_report(results: Path | Sequence[Path], out: Path, *, live: bool = Fals
     output.begin([*(name for name, _ in files), "index.html"])
     for name, written in files:
         output.write(name, written)
-    gathered = samples.write(found, output.write)  # file by file: all texts at once may not fit the memory
-    output.write("index.html", page.render(content, parts, gathered, found.warnings, live=live))
+    kept = samples.Kept(output.write)
+    gathered = samples.write(found, kept)  # file by file: all texts at once may not fit the memory
+    output.write("index.html", page.render(content, parts, gathered, kept.files, found.warnings, live=live))
     output.close([run.name for run in found.runs], found.warnings)
     for warning in [] if live else found.warnings:
         print(f"warning: {printable(warning)}", file=sys.stderr)

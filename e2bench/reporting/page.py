@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -65,9 +65,15 @@ def sections(content: Content) -> tuple[Markup, Markup]:
 
 
 def render(
-    content: Content, parts: tuple[Markup, Markup], samples: Summary, warnings: Sequence[str], *, live: bool
+    content: Content,
+    parts: tuple[Markup, Markup],
+    samples: Summary,
+    files: Mapping[str, str],
+    warnings: Sequence[str],
+    *,
+    live: bool,
 ) -> str:
-    """The page around its `sections`. live: it asks its server for a newer one."""
+    """The page around its `sections`. files: of samples, that the page holds itself; live: it asks for a newer one."""
     style, script = _template("page.css"), "\n".join(map(_template, ("page.js", "samples.js")))
     return (
         _environment()
@@ -84,9 +90,15 @@ def render(
             overview=parts[1],
             samples=samples,
             live=live,
-            data=Markup(to_json({"live": live, "runs": samples.runs})),
+            data=_data({"live": live, "runs": samples.runs}, files),
         )
     )
+
+
+def _data(head: dict[str, Any], files: Mapping[str, str]) -> Markup:
+    """What the script reads: the head, and the files, which are JSON that may stand in a page already."""
+    held = ",".join(f"{to_json(key)}:{text}" for key, text in files.items())
+    return Markup(f'{to_json(head)[:-1]},"files":{{{held}}}}}')
 
 
 def _environment() -> Environment:

@@ -19,6 +19,7 @@ from e2bench.reporting import labels
 from e2bench.reporting.runs import Results, Run, number, reason
 
 FOLDER = "samples"
+EMBEDDED_CHARS = 2_000_000  # of all files: a page that holds no more holds them itself, and can be passed on alone
 FILE_CHARS = 500_000  # of one file of texts: read from a disk in milliseconds, searched in a moment
 SHOWN_NAME = 200  # characters of an id, a label or a finish
 _COUNTS = ("prompt_tokens", "kept_tokens", "new_tokens")
@@ -86,6 +87,23 @@ class _Entry(NamedTuple):
     label: str
     texts: list[Any]
     facts: list[Any]
+
+
+class Kept:
+    """Hands files on to `put`, and keeps what they hold as long as that is little. files: number or index: JSON."""
+
+    def __init__(self, put: Put) -> None:
+        self.put, self.files, self.chars = put, dict[str, str](), 0
+
+    def __call__(self, name: str, content: str) -> None:
+        """One file."""
+        self.put(name, content)
+        self.chars += len(content)
+        if self.chars <= EMBEDDED_CHARS:
+            key, _, rest = content.removeprefix("e2benchLoad(").partition(",")
+            self.files[key.strip('"')] = rest.removesuffix(");\n")
+        else:
+            self.files.clear()
 
 
 def write(found: Results, put: Put) -> Summary:
