@@ -29,7 +29,8 @@ def run(folder: Path, *, as_json: bool, rouge_score: bool, out: Path | None = No
 
 def print_json(folder: Path, scores: dict[str, Any]) -> None:
     """Scores by task with their averages, or the cells of an experiment that has lengths; unrounded."""
-    names = [experiment_of(folder).cells] if experiment_of(folder).cells else ["tasks", "averages"]
+    cells = experiment_of(folder).cells
+    names = [cells] if cells else ["tasks", "averages"]
     print(json.dumps({name: scores.get(name, {}) for name in names}, ensure_ascii=False))
 
 
@@ -78,7 +79,7 @@ def show(folder: Path, scores: dict[str, Any], written: Path | None = None) -> N
     for row in rows:
         table.add_row(*(escape(printable(cell)) for cell in row))
     console.print(table)
-    for line in experiment_of(folder).closing(scores):
+    for line in of.closing(scores):
         console.print(escape(printable(line)), highlight=False)
     for scheme in SCHEMES:
         if scheme in scores.get("averages", {}):

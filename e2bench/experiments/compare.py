@@ -73,10 +73,7 @@ def check_same(first: tuple[Path, type[Experiment], Samples], second: tuple[Path
                     f"{name}: sample {i!r} has the reference {str(sample.reference)[:60]!r} in {here}, "
                     f"{str(theirs[name][i].reference)[:60]!r} in {there}: these are different samples"
                 )
-            if (
-                None not in (sample.made_from, theirs[name][i].made_from)
-                and sample.made_from != theirs[name][i].made_from
-            ):
+            if len({sample.made_from, theirs[name][i].made_from} - {None}) > 1:
                 raise DataError(
                     f"{name}: sample {i!r} has another context or question in {here} than in {there}; run both over "
                     "the same data"
@@ -94,9 +91,8 @@ def asked_otherwise(first: Path, second: Path, experiment: type[Experiment]) -> 
     for name in sorted((ours.keys() & theirs.keys()) - COMPARED):
         one, other = ours[name], theirs[name]
         if isinstance(one, dict) and isinstance(other, dict):  # parts, of which each run may have others
-            found |= {
-                key: (one[key], other[key]) for key in sorted(one.keys() & other.keys()) if one[key] != other[key]
-            }
+            both = sorted(one.keys() & other.keys())
+            found |= {part: (one[part], other[part]) for part in both if one[part] != other[part]}
         elif name not in chooses and one != other:
             found[name] = (one, other)
     return found

@@ -6,12 +6,22 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from e2bench.errors import DataError
 from e2bench.experiments.base import EXPERIMENTS, Experiment, experiment
-from e2bench.files import MOST_LINE_BYTES, check_folder, disk_errors, json_bytes, json_object, read_json, write_json
+from e2bench.files import (
+    MOST_LINE_BYTES,
+    check_folder,
+    json_bytes,
+    json_object,
+    read_json,
+    read_lines,
+    regular,
+    write_atomic,
+)
 from e2bench.runs.lines import RUN, SCORES, asked, read_run
 
 SECONDS = re.compile(rb'"seconds": [0-9.e+-]+')  # two runs of one command differ in nothing else
@@ -43,7 +53,7 @@ def layout_of(folder: Path) -> type[Experiment] | None:
 
 def _first_fields(path: Path) -> set[str]:
     try:
-        with path.open("rb") as lines:
+        with regular(path).open("rb") as lines:  # a pipe would wait for ever
             return set(json_object(lines.readline(MOST_LINE_BYTES), str(path)))
     except (DataError, OSError):
         return set()
@@ -79,9 +89,9 @@ def damage(folder: Path) -> Iterator[None]:
 
 def write_scores(folder: Path, scores: Mapping[str, Any]) -> Path:
     """Put scores.json into a run's folder, with what it is of; one that says the same is left alone."""
-    path, content = folder / SCORES, {**scores, "of": _lines_of(folder)}
-    if not path.exists() or path.read_bytes() != json_bytes(content):
-        write_json(path, content)
+    path, content = folder / SCORES, json_bytes({**scores, "of": _lines_of(folder)})
+    if not path.exists() or path.read_bytes() != content:
+        write_atomic(path, content)
     return path
 
 
@@ -93,10 +103,11 @@ def current_scores(folder: Path) -> tuple[dict[str, Any], bool]:
     if not (folder / SCORES).exists():
         return score_folder(folder), False
     stored = read_json(folder / SCORES)
-    now = _lines_of(folder)
-    if not isinstance(stored.get("of"), dict) or not now or stored["of"] == now:
+    if not isinstance(stored.get("of"), dict):
         return stored, False
-    return score_folder(folder), True
+    now = _lines_of(folder)
+    is_stale = bool(now) and stored["of"] != now
+    return (score_folder(folder), True) if is_stale else (stored, False)
 
 
 def _lines_of(folder: Path) -> dict[str, str]:
@@ -106,8 +117,10 @@ def _lines_of(folder: Path) -> dict[str, str]:
         name = path.name.removesuffix(".jsonl")
         if counts is not None and name.partition(".")[0] not in counts:
             continue
-        with disk_errors(path):
-            lines = SECONDS.sub(b"", path.read_bytes()).split(b"\n")
-        kept = lines[: None if counts is None else counts.get(name)]  # of a single process's file all
-        found[path.name] = hashlib.sha256(b"\n".join(kept).rstrip()).hexdigest()
+        most = None if counts is None else counts.get(name)  # of a single process's file all
+        digest = hashlib.sha256()
+        with regular(path).open("rb") as file:
+            for number, line in islice(read_lines(file, path), most):
+                digest.update((b"\n" if number > 1 else b"") + SECONDS.sub(b"", line).rstrip(b"\n"))
+        found[path.name] = digest.hexdigest()
     return found

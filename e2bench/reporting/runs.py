@@ -190,10 +190,10 @@ def _drop_partial(found: Results, run: Run) -> None:
     cells = run.scores.get(key) if key else None
     cells = [cell for cell in cells if isinstance(cell, dict)] if isinstance(cells, list) else []
     amounts = [cell[amount] for cell in cells if number(cell.get(amount))]
-    partial = [cell for cell in cells if number(cell.get(amount)) and cell[amount] < max(amounts)]
-    if partial:
-        run.scores[key] = [cell for cell in cells if cell not in partial]
-        sizes = ", ".join(str(cell.get("window", cell.get("length"))) for cell in partial)
+    fewer = [cell for cell in cells if number(cell.get(amount)) and cell[amount] < max(amounts)]
+    if fewer:
+        run.scores[key] = [cell for cell in cells if cell not in fewer]
+        sizes = ", ".join(str(cell.get("window", cell.get("length"))) for cell in fewer)
         found.warnings.append(f"{run.name}: {sizes} tokens hold fewer {amount} than its other lengths; left out")
 
 
