@@ -1,17 +1,19 @@
 """Everything that a GPU decides, in one command of at most nine minutes: scoring, decoding, generation, training.
 
     python benchmarks/gpu.py [--minutes 9] [--parts scoring,decode] [--shapes 7b,1b,smollm2] [--out DIR]
-    python benchmarks/gpu.py --cpu       # tiny shapes, seconds; asserts that the ways compared give equal numbers
+    python benchmarks/gpu.py --exact [--cpu]  # tiny shapes in float32; fails if the ways compared give other numbers
 
 Needs e2bench, torch and transformers; the weights are random, in the shapes of Llama-2-7B, Llama-3.2-1B and
 SmolLM2-135M. The ceilings are measured first: matrix products a second, bytes copied a second. What is compared is
 timed in turn in one process; medians and ratios are of the rounds. Each part has a share of the time and leaves out
-what does not fit it; a part that fails leaves the others. Written after every part: results/benchmarks/gpu.json.
+what does not fit it; a part that fails leaves the others. Written after every part: results/benchmarks/gpu.json, which
+keeps the other parts of the same card and versions, so that they can be measured in several calls.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import signal
 import statistics
 import time
@@ -22,16 +24,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _common import alternate, ratio, seconds, write
+from _common import RESULTS, alternate, machine, ratio, seconds, write
 from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from e2bench.models.compiled import compile_pass
-from e2bench.models.decoding import Decoder, Row
 from e2bench.models.kvcache import ATTENTION
 from e2bench.models.local import Model
 from e2bench.models.memory import release_memory
 from e2bench.models.protocols import Prompt
+from e2bench.models.queued import steps_for
+from e2bench.models.steps import Row
 from e2bench.train.e2 import E2Settings, draw
 from e2bench.train.rotary import E2Positions
 
@@ -60,7 +63,7 @@ class Sizes:
     rounds: int = 3
 
 
-TINY = Sizes((300, 4200), 128, (1, 4), 60, ((3, 40, 6),), 3, (2, 64), 1)
+TINY = Sizes((300, 4200), 128, (1, 4), 60, ((3, 40, 24), (5, 90, 30)), 5, (2, 64), 1)
 
 
 @dataclass
@@ -210,15 +213,16 @@ def decode(bench: Bench, shape: str) -> Iterator[dict[str, Any]]:
 @torch.inference_mode()
 def step_time(bench: Bench, model: Model, rows: int, context: int) -> dict[str, float]:
     """The median of 20 steps, against weights and cache read once at the speed of a copy."""
-    decoder, cache = Decoder(model), model.new_cache(context + ROOM, rows=rows)
-    for index in range(rows):  # the first one allocates the batch
-        model.prefill([10, 11], decoder.row(cache, index))
+    cache = model.new_cache(context + ROOM, rows=rows)
+    model.prefill_together([[10, 11]] * rows, cache)  # allocates it
     for layer in cache.layers:
         layer.keys.normal_()
         layer.values.normal_()
     lengths = [context - 7 * index % (context // 2) for index in range(rows)]
-    members = [Row(index, Prompt([10], 1), length) for index, length in enumerate(lengths)]
-    times = [seconds(lambda: decoder.step(cache, members, [12] * rows)) for _ in range(24)][4:]
+    members = [Row(index, Prompt([10] * length, ROOM), index, [12]) for index, length in enumerate(lengths)]
+    steps = steps_for(model, cache)
+    steps.begin(members, rows)
+    times = [seconds(lambda: steps.next(members)) for _ in range(28)][8:]
     read = sum(p.numel() * p.element_size() for p in model.hf.parameters()) + sum(lengths) * model.kv_bytes_per_token
     step, floor = 1e3 * statistics.median(times), read / bench.ceilings["gb_per_s"] / 1e6
     return {"ms": step, "floor_ms": floor, "step / floor": step / floor}
@@ -234,10 +238,11 @@ def generation(bench: Bench, shape: str) -> Iterator[dict[str, Any]]:
 
 
 def generate(bench: Bench, model: Model, count: int, tokens: int, new: int) -> dict[str, Any]:
-    """One batch; transformers' loop reads a few of the prompts, which all take the same time."""
-    prompts = [Prompt(row, new, new) for row in ids_of(bench, count, tokens).tolist()]
+    """One batch of unequal prompts; transformers' loop reads some of them, the longest and the shortest too."""
+    texts = ids_of(bench, count, tokens).tolist()
+    prompts = [Prompt(text[at * tokens // 100 :], new, new) for at, text in enumerate(texts)]
     rows = min(count, model.decode_rows(tokens + new))
-    alone = min(count, bench.sizes.plain_prompts)
+    read = sorted({at * (count - 1) // (bench.sizes.plain_prompts - 1) for at in range(bench.sizes.plain_prompts)})
     found: dict[int, list[int]] = {}
     answers: list[list[int]] = []
 
@@ -248,27 +253,34 @@ def generate(bench: Bench, model: Model, count: int, tokens: int, new: int) -> d
     def plain() -> None:
         model.hf.set_attn_implementation("sdpa")
         how = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False, "pad_token_id": 0}
-        for prompt in prompts[:alone]:
+        for prompt in (prompts[at] for at in read):
             ids = torch.tensor([prompt.ids], device=bench.device)
             whole = model.hf.generate(ids, attention_mask=torch.ones_like(ids), **how)
-            answers.append(whole[0, tokens:].tolist())
+            answers.append(whole[0, len(prompt.ids) :].tolist())
         model.hf.set_attn_implementation(ATTENTION)
 
-    reading = seconds(lambda: model.prefill(prompts[0].ids, model.new_cache(tokens)))
+    reading = min(seconds(lambda: model.prefill(prompts[0].ids, model.new_cache(tokens))) for _ in range(2))
     peak = bench.peak_gib(ours)  # warms up too
-    engine, loop = seconds(ours), seconds(plain) * count / alone
-    equal = statistics.mean(found[i] == ids for i, ids in enumerate(answers))
+    engine, loop = seconds(ours), seconds(plain) * count / len(read)
+    equal = statistics.mean(found[at] == ids for at, ids in zip(read, answers, strict=True))
     if bench.exact and equal < 1:
         raise AssertionError(f"generation {count} × {tokens}: other tokens than transformers' loop")
     return {
         "rows": rows,
         "seconds": engine,
         "plain / ours": loop / engine,
-        "plain_prompts": alone,
+        "plain_prompts": len(read),
         "prefill_tokens_per_s": round(tokens / reading),
+        "prefill / peak": operations(model, tokens) / reading / bench.ceilings["tflops"] / 1e12,
         "peak_gib": peak,
         "equal_to_plain": equal,
     }
+
+
+def operations(model: Model, tokens: int) -> float:
+    """Of reading one input, the head left out: two for each weight and token, and causal attention's."""
+    body = sum(p.numel() for p in model.hf.base_model.layers.parameters())
+    return 2 * body * tokens + 2 * tokens**2 * model.layers * model.config.num_attention_heads * model.config.head_dim
 
 
 def training(bench: Bench, shape: str) -> Iterator[dict[str, Any]]:
@@ -304,6 +316,16 @@ PLAN: tuple[tuple[Callable[[Bench, str], Iterator[dict[str, Any]]], str, float],
 )  # fmt: skip
 
 
+def earlier(result: dict[str, Any], out: Path | None) -> dict[str, Any]:
+    """The parts that a call before this one measured alike: same card, versions and dtype."""
+    path = (out or RESULTS) / "gpu.json"
+    if not path.is_file():
+        return {}
+    before, now = json.loads(path.read_text()), machine()
+    same = all(before["machine"][name] == now[name] for name in ("gpu", "processor", "versions"))
+    return dict(before["parts"]) if same and before["dtype"] == result["dtype"] else {}
+
+
 @contextmanager
 def at_most(limit_s: float) -> Iterator[None]:
     """TimeoutError inside after so many seconds (0: never), for what cannot look at the clock itself (a compiler)."""
@@ -325,20 +347,25 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=9)
     parser.add_argument("--parts")
     parser.add_argument("--shapes")
-    parser.add_argument("--cpu", action="store_true", help="tiny shapes in float32; differences fail")
+    parser.add_argument("--exact", action="store_true", help="tiny shapes in float32; differences fail")
+    parser.add_argument("--cpu", action="store_true", help="the same without a GPU")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     if not given.cpu and not torch.cuda.is_available():
         parser.error("torch sees no GPU; --cpu tries the script on tiny shapes")
-    bench = Bench("cpu" if given.cpu else "cuda", TINY if given.cpu else Sizes(), exact=given.cpu)
-    plan = [(part, "tiny" if given.cpu else shape, share) for part, shape, share in PLAN]
+    exact = given.exact or given.cpu
+    bench = Bench("cpu" if given.cpu else "cuda", TINY if exact else Sizes(), exact)
+    plan = [(part, "tiny" if exact else shape, share) for part, shape, share in PLAN]
     chosen = given.parts.split(",") if given.parts else None
-    result: dict[str, Any] = {"dtype": str(bench.dtype).removeprefix("torch."), "weights": "random", "parts": {}}
+    result: dict[str, Any] = {"dtype": str(bench.dtype).removeprefix("torch."), "weights": "random"}
+    result["parts"] = earlier(result, given.out)
+    done: set[str] = set()
     for part, shape, share in dict.fromkeys(plan):
         name = f"{part.__name__} {shape}".strip()
         unwanted = (chosen and part.__name__ not in chosen) or (given.shapes and shape not in given.shapes.split(","))
-        if name in result["parts"] or (unwanted and part is not ceilings):
+        if name in done or (unwanted and part is not ceilings):
             continue
+        done.add(name)
         budget, rows = 60 * given.minutes * share, []
         began = time.monotonic()
         bench.ends = began + 0.8 * budget if not bench.exact else float("inf")

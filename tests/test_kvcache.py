@@ -125,13 +125,11 @@ def test_a_row_view_fills_its_row_of_the_batch_and_no_other() -> None:
     cache.allocate(probe)
     for layer in cache.layers:
         layer.keys.zero_(), layer.values.zero_()
-    view = cache.row(1)
+    view = cache.part(slice(1, 2))
     for layer in view.layers:
         layer.update(key, value)
     assert torch.equal(cache.layers[1].keys[1, :, :4], key[0])
     assert not cache.layers[1].keys[[0, 2]].any()
-    cache.move_row(1, 0, 4)
-    assert torch.equal(cache.layers[0].values[0, :, :4], value[0])
 
 
 def test_what_memory_held_before_does_not_reach_a_short_row() -> None:
@@ -140,8 +138,8 @@ def test_what_memory_held_before_does_not_reach_a_short_row() -> None:
     del freed
     layer = KVLayer(2, 6)
     layer.lazy_initialization(key, value)
-    layer.row(0).update(key[:1, :, :5], value[:1, :, :5])
-    layer.row(1).update(key[1:, :, :1], value[1:, :, :1])
+    layer.part(slice(1)).update(key[:1, :, :5], value[:1, :, :5])
+    layer.part(slice(1, 2)).update(key[1:, :, :1], value[1:, :, :1])
     with ragged(torch.tensor([6, 2])):
         keys, values = layer.update(key[:, :, 5:], value[:, :, 5:])
         found, _ = grouped_attention(MODULE, query, keys, values, None, 0.3)

@@ -10,8 +10,9 @@ attention implementation without a mask function, so transformers builds no mask
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from transformers import AttentionInterface
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 ATTENTION = "e2bench_sdpa"
+Kernel = Callable[..., Tensor]  # `decode_kernel.decode_attention`, or one with its signature
 BAND_TOKENS = 4096  # queries of a sliding window's mask; bounds memory, not results
 
 
@@ -56,8 +58,9 @@ class KVLayer(CacheLayerMixin):
             rows, columns = step.rows.to(self.keys.device), step.lengths.to(self.keys.device) - 1  # layers over GPUs
             self.keys[rows, :, columns] = key_states[:, :, 0]
             self.values[rows, :, columns] = value_states[:, :, 0]
-            n = key_states.shape[0]
-            return self.keys[:n, :, : step.longest], self.values[:n, :, : step.longest]
+            if step.kernel:  # reads each row's length on the device
+                return self.keys, self.values
+            return self.keys[:, :, : step.longest], self.values[:, :, : step.longest]
         end = self.length + key_states.shape[2]
         if end > self.capacity:  # one token into an empty slice would be broadcast away in silence
             raise IndexError(f"{end} tokens do not fit a cache of {self.capacity}")
@@ -66,19 +69,14 @@ class KVLayer(CacheLayerMixin):
         self.length = end
         return self.keys[:, :, :end], self.values[:, :, :end]
 
-    def row(self, index: int) -> KVLayer:
-        """The same memory seen as a cache of one row."""
-        view = KVLayer(1, self.capacity)
+    def part(self, rows: slice) -> KVLayer:
+        """The same memory seen as an empty cache of some of the rows."""
+        view = KVLayer(len(range(self.rows)[rows]), self.capacity)
         if self.is_initialized:
             view.dtype, view.device = self.dtype, self.device
-            view.keys, view.values = self.keys[index : index + 1], self.values[index : index + 1]
+            view.keys, view.values = self.keys[rows], self.values[rows]
             view.is_initialized = True
         return view
-
-    def move_row(self, source: int, target: int, length: int) -> None:
-        """Copy the first `length` tokens of one row over another."""
-        self.keys[target, :, :length] = self.keys[source, :, :length]
-        self.values[target, :, :length] = self.values[source, :, :length]
 
     def get_seq_length(self) -> int:
         """Tokens written so far."""
@@ -117,28 +115,43 @@ class KVCache(Cache):
         for layer, other in zip(self.layers, like.layers, strict=True):
             layer.lazy_initialization(other.keys, other.values)
 
-    def row(self, index: int) -> KVCache:
-        """A one-row cache over the memory of row `index`: a prefill through it fills this cache in place."""
-        view = KVCache(0, capacity=self.capacity)
-        view.layers = [layer.row(index) for layer in self.layers]
+    def part(self, rows: slice) -> KVCache:
+        """An empty cache over the memory of some rows: a prefill through it fills this cache in place."""
+        view = KVCache(0, rows=len(range(self.rows)[rows]), capacity=self.capacity)
+        view.layers = [layer.part(rows) for layer in self.layers]
         return view
-
-    def move_row(self, source: int, target: int, length: int) -> None:
-        """Copy one row over another in every layer."""
-        for layer in self.layers:
-            layer.move_row(source, target, length)
 
 
 class _Ragged:
     """One decoding step over rows of different lengths (each counting the token now being written)."""
 
-    def __init__(self, lengths: Tensor) -> None:
-        self.lengths = lengths
-        self.rows = torch.arange(lengths.shape[0], device=lengths.device)
-        self.counts: list[int] = lengths.tolist()
-        self.longest = max(self.counts)
-        self.equal = min(self.counts) == self.longest
+    def __init__(self, lengths: Tensor, rows: Tensor | None, kernel: Kernel | None) -> None:
+        self.lengths, self.kernel = lengths, kernel
+        self.rows = torch.arange(lengths.shape[0], device=lengths.device) if rows is None else rows
         self._masks: dict[tuple[int | None, torch.dtype, torch.device], Tensor | None] = {}
+
+    @cached_property
+    def counts(self) -> list[int]:
+        """The lengths, on the host; asked for where no kernel reads them on the device."""
+        found: list[int] = self.lengths.tolist()
+        return found
+
+    @cached_property
+    def places(self) -> list[int]:
+        """The rows of the cache, on the host."""
+        found: list[int] = self.rows.tolist()
+        return found
+
+    @cached_property
+    def index(self) -> slice | list[int]:
+        """The rows as an index that copies nothing where they are the first ones."""
+        first = slice(len(self.places))
+        return first if self.places == list(range(len(self.places))) else self.places
+
+    @cached_property
+    def longest(self) -> int:
+        """The most tokens of a row."""
+        return max(self.counts)
 
     def mask(self, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor | None:
         """(B, 1, 1, N) added to the scores: -inf outside each row's tokens, None where every row is full."""
@@ -148,7 +161,7 @@ class _Ragged:
         return self._masks[key]
 
     def _make(self, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor | None:
-        if self.equal and (window is None or window >= self.longest):
+        if min(self.counts) == self.longest and (window is None or window >= self.longest):
             return None
         lengths = self.lengths.to(device)[:, None]
         columns = torch.arange(self.longest, device=device)[None]
@@ -162,10 +175,14 @@ _ragged: _Ragged | None = None
 
 
 @contextmanager
-def ragged(lengths: Tensor) -> Iterator[None]:
-    """Forward passes inside decode one token a row; lengths: (B,) int64, tokens of each row with the new one."""
+def ragged(lengths: Tensor, rows: Tensor | None = None, kernel: Kernel | None = None) -> Iterator[None]:
+    """Forward passes inside decode one token a row.
+
+    lengths: (B,) int64, tokens of each row with the new one.    rows: (B,) int64, places in the cache (the first B).
+    kernel: what attends, over all rows of the cache; None: matrix products on a CPU, a mask on a GPU.
+    """
     global _ragged
-    _ragged = _Ragged(lengths)
+    _ragged = _Ragged(lengths, rows, kernel)
     try:
         yield
     finally:
@@ -193,18 +210,20 @@ def grouped_attention(
         raise ValueError("masks, soft-capped scores and learned sinks need --attn eager")
     queries, keys = query.shape[2], key.shape[2]
     window = sliding_window if sliding_window is not None and sliding_window < keys else None
-    if _ragged is not None and not query.is_cuda:
-        output = _row_by_row(query, key, value, _ragged.counts, window, scaling)
+    if _ragged is not None and _ragged.kernel:
+        output = _ragged.kernel(query, key, value, _ragged.lengths, scaling, window)
+    elif _ragged is not None and not query.is_cuda:
+        output = _row_by_row(query, key, value, list(zip(_ragged.places, _ragged.counts, strict=True)), window, scaling)
     elif _ragged is not None:
         mask = _ragged.mask(window, query.dtype, query.device)
-        output = _folded(query, key, value, mask, scaling)
+        output = _folded(query, key[_ragged.index], value[_ragged.index], mask, scaling)
     elif window is not None:
         output = _banded(query, key, value, window, scaling)
     elif queries == keys:
         key, value = _spread(query, key), _spread(query, value)
         output = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
     elif queries == 1 and not query.is_cuda:
-        output = _row_by_row(query, key, value, [keys] * query.shape[0], None, scaling)
+        output = _row_by_row(query, key, value, [(row, keys) for row in range(query.shape[0])], None, scaling)
     elif queries == 1:
         output = _folded(query, key, value, None, scaling)
     elif query.is_cuda:
@@ -243,23 +262,24 @@ def _folded(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scal
 
 
 def _row_by_row(
-    query: Tensor, key: Tensor, value: Tensor, lengths: list[int], window: int | None, scaling: float | None
+    query: Tensor, key: Tensor, value: Tensor, read: list[tuple[int, int]], window: int | None, scaling: float | None
 ) -> Tensor:
     """`_folded` on the CPU, where SDPA with so few queries takes 3 times as long (float32 and bfloat16 alike).
 
-    Two matrix products a row, the keys first: (K, N, D) × (K, D, G), then a softmax in at least float32. Each row reads
-    the tokens it has and no others, so none is masked; in bfloat16 a whole batch at once would be copied first.
+    read: for each query its row of the keys, and how many tokens of it. Two matrix products a row, the keys first:
+    (K, N, D) × (K, D, G), then a softmax in at least float32. Each row reads the tokens it has and no others, so none
+    is masked; in bfloat16 a whole batch at once would be copied first.
     """
     rows, heads, _, dim = query.shape
     kv_heads = key.shape[1]
     groups = (query * (dim**-0.5 if scaling is None else scaling)).reshape(rows, kv_heads, heads // kv_heads, dim)
     exact = torch.promote_types(query.dtype, torch.float32)
     output = query.new_empty(rows, kv_heads, heads // kv_heads, value.shape[-1])
-    for row, end in enumerate(lengths):
+    for at, (row, end) in enumerate(read):
         seen = slice(0 if window is None else max(0, end - window), end)
-        scores = torch.bmm(key[row, :, seen], groups[row].transpose(1, 2)).transpose(1, 2)
+        scores = torch.bmm(key[row, :, seen], groups[at].transpose(1, 2)).transpose(1, 2)
         shares = scores.to(exact).softmax(-1).to(value.dtype)
-        output[row] = torch.bmm(shares, value[row, :, seen])
+        output[at] = torch.bmm(shares, value[row, :, seen])
     return output.reshape(rows, heads, 1, value.shape[-1])
 
 

@@ -40,7 +40,9 @@ from e2bench.terminal import say
 
 # Tokens of windows scored together. A GPU works through a small model's layer faster than Python can launch the next.
 FORWARD_TOKENS = {"cpu": 4096, "cuda": 131072}
-CPU_DECODE_ROWS = 8
+DECODE_ROWS = {"cpu": 8, "cuda": 64}  # more share the reading of the weights, and wait longer for each other
+GPU_SHARE = 0.9  # of the free memory
+PACKED_TOKENS = 16384  # of short prompts read together: enough to fill a GPU with a small model's matrix products
 TOLD_PARAMETERS = 5e9  # above it, hashing takes long enough to be said
 TRANSFORMERS = "transformers_version"  # in a config: the library's own version, not the checkpoint's
 
@@ -69,6 +71,7 @@ class Model(Configured):
         self.grouped, self.chunked, self.croppable, self.one_pass = False, True, True, False
         self.pieces = TokenPieces(hf, self.piece_tokens)
         self.compiled: CompiledBody | None = None
+        self.graphs = True  # until a decoding step cannot be captured
         choose_ways(self)
         check_scale_matters(self)
 
@@ -138,10 +141,21 @@ class Model(Configured):
         return sum(memory.free_bytes(device) for device in {p.device for p in self.hf.parameters()})
 
     def decode_rows(self, tokens: int) -> int:
-        """How many sequences of `tokens` to decode together: what fits in a third of the free memory, at most 64."""
-        fit = self.free_bytes() // 3 // max(1, tokens * self.kv_bytes_per_token)
-        most = CPU_DECODE_ROWS if self.device.type == "cpu" else 64
-        return int(max(1, min(most, fit))) if self.grouped else 1
+        """How many sequences of `tokens` to decode together, at most DECODE_ROWS.
+
+        On a CPU, which others use too, what fits in a third of the free memory; on a GPU in nearly all of it.
+        """
+        if not self.grouped:
+            return 1
+        cpu, row = self.device.type == "cpu", max(1, tokens * self.kv_bytes_per_token)
+        one = self.needed_bytes(tokens) - row  # what reading the longest prompt takes beside the cache
+        room = self.free_bytes() // 3 if cpu else int(GPU_SHARE * self.free_bytes()) - one
+        return int(max(1, min(DECODE_ROWS["cpu" if cpu else "cuda"], room // row)))
+
+    @property
+    def packed_tokens(self) -> int:
+        """Tokens of short prompts that a prefill takes together, where rows may be padded: on a GPU."""
+        return PACKED_TOKENS if self.grouped and self.device.type == "cuda" else 0
 
     @cached_property
     def weights(self) -> str:
@@ -235,10 +249,24 @@ class Model(Configured):
     def prefill(self, ids: Sequence[int], cache: Any, start: int = 0) -> Tensor:
         """Feed ids[start:] behind the `start` tokens in the one-row cache; the last hidden state (1, hidden)."""
         tensor = torch.tensor([check_ids(list(ids), self.vocab_size, self.tokenizer)], device=self.device)
-        chunk = CHUNK_TOKENS if self.chunked else len(ids)
+        chunk = len(ids) if not self.chunked or (self.reads_whole and not start) else CHUNK_TOKENS
         for begin in range(start, len(ids), chunk):
             last = self.hidden(tensor[:, begin : begin + chunk], cache, begin)
         return last[:, -1]
+
+    @torch.inference_mode()
+    def prefill_together(self, prompts: Sequence[Sequence[int]], cache: Any) -> Tensor:
+        """Feed prompts into a row of the cache each; their last hidden states (B, hidden).
+
+        Shorter ones are padded behind their end. No token sees what follows it, so that the padding changes nothing;
+        what it leaves in the cache lies behind the row's length and is written over.
+        """
+        longest = max(map(len, prompts))
+        ids = torch.zeros(len(prompts), longest, dtype=torch.long)
+        for row, prompt in enumerate(prompts):
+            ids[row, : len(prompt)] = torch.tensor(check_ids(list(prompt), self.vocab_size, self.tokenizer))
+        hidden = self.hidden(ids.to(self.device), cache)
+        return hidden[range(len(prompts)), [len(prompt) - 1 for prompt in prompts]]
 
     @contextmanager
     def scaled(self, method: str = "linear", factor: float = 1.0, *, length: int | None = None) -> Iterator[None]:
