@@ -7,7 +7,6 @@ name is here.
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,15 +37,14 @@ def rope_frequencies(compute: Callable[..., Any], config: Any, **options: Any) -
 
 
 def enable_activation_checkpointing(model: Any) -> None:
-    """Recompute a layer's activations in the backward pass instead of keeping them."""
+    """Recompute a layer's activations in the backward pass instead of keeping them.
+
+    transformers also lets the embeddings ask for a gradient, which checkpoints of the older, reentrant kind need; these
+    are not, and with adapters the embeddings are frozen.
+    """
     new = getattr(model, "activation_checkpointing_enable", None)
     (new or model.gradient_checkpointing_enable)()
-
-
-def activation_checkpointing_arguments(arguments: type) -> dict[str, bool]:
-    """The setting of `TrainingArguments` that turns activation checkpointing on."""
-    names = {f.name for f in dataclasses.fields(arguments)}
-    return {"activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing": True}
+    model.disable_input_require_grads()
 
 
 def unpacked_gguf() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -99,6 +100,39 @@ def tiny_model(tiny_folder: Path):
     from e2bench.models.local import Model
 
     return Model.load(ModelSpec(model=str(tiny_folder)))
+
+
+@pytest.fixture(scope="session")
+def small_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The path of a recipe that trains a two-layer Llama (L = 32) on 200 short texts."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from e2bench.train.miniature.tokenizer import train_tokenizer
+
+    folder = tmp_path_factory.mktemp("recipe")
+    texts = [f"The {n}th sentence tells that {n} times {n} is {n * n}. " * (n % 7 + 1) for n in range(200)]
+    (folder / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    tokenizer = train_tokenizer(texts, 300, folder / "base")
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=32,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(folder / "base")
+    path = folder / "small.yaml"
+    path.write_text(
+        f"base: {folder / 'base'}\n"
+        f"data: [{{files: [{folder / 'texts.jsonl'}]}}]\n"
+        "train_window: 32\nsteps: 24\nbatch_size: 4\nmicro_batch: 4\nlearning_rate: 1e-2\nprecision: float32\n"
+        "whole_documents: false\nsave_every: 5\nlog_every: 1\nper_sample: true\n"
+    )
+    return path
 
 
 @dataclass(frozen=True)

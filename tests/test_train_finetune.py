@@ -13,7 +13,7 @@ import pytest
 import safetensors.torch
 import slowed
 import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer
 
 from e2bench.cli.train import run
 from e2bench.errors import E2BenchError, RunFolderError
@@ -21,7 +21,6 @@ from e2bench.prompts.chat import VICUNA_TEMPLATE, chat_wrapper
 from e2bench.runs.lock import FolderLock
 from e2bench.train.callbacks import TrainLog
 from e2bench.train.finetune import checked_checkpoint, train
-from e2bench.train.miniature.tokenizer import train_tokenizer
 from e2bench.train.recipe import load_recipe
 
 LORA = ["lora.rank=4", "lora.dropout=0.2"]
@@ -37,30 +36,8 @@ def one_thread():
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory):
-    """The path of a recipe that trains a two-layer Llama (L = 32) on 200 short texts."""
-    folder = tmp_path_factory.mktemp("recipe")
-    texts = [f"The {n}th sentence tells that {n} times {n} is {n * n}. " * (n % 7 + 1) for n in range(200)]
-    (folder / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    tokenizer = train_tokenizer(texts, 300, folder / "base")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=32,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder / "base")
-    path = folder / "small.yaml"
-    path.write_text(
-        f"base: {folder / 'base'}\n"
-        f"data: [{{files: [{folder / 'texts.jsonl'}]}}]\n"
-        "train_window: 32\nsteps: 24\nbatch_size: 4\nmicro_batch: 4\nlearning_rate: 1e-2\nprecision: float32\n"
-        "whole_documents: false\nsave_every: 5\nlog_every: 1\nper_sample: true\n"
-    )
-    return path
+def recipe(small_recipe):
+    return small_recipe
 
 
 @pytest.fixture(scope="module")
@@ -211,22 +188,6 @@ def test_a_run_with_every_step_done_takes_no_other(recipe, finished, tmp_path):
 def test_a_batch_that_cannot_be_divided_is_refused(recipe, tmp_path):
     with pytest.raises(E2BenchError, match="batch_size 4 is not a multiple of micro_batch 3"):
         train(load_recipe(str(recipe), ["micro_batch=3"]), tmp_path)
-
-
-def test_compiling_without_a_compiler_is_refused(recipe, tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(E2BenchError, match=r"needs a C\+\+ compiler.*compile=false"):
-        train(load_recipe(str(recipe), ["compile=true"]), tmp_path / "out")
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
-def test_a_compiled_model_trains_at_the_same_positions(recipe, finished, tmp_path):
-    assert train(load_recipe(str(recipe), ["compile=true", "attention=eager"]), tmp_path)
-    plain, compiled = ([line["loss"] for line in log(folder)] for folder in (finished, tmp_path))
-    assert compiled == pytest.approx(plain, rel=1e-4)
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(recipe, tmp_path, capsys):

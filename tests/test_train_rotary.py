@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, TrainingArguments
 
-from e2bench.compat import activation_checkpointing_arguments, enable_activation_checkpointing
+from e2bench.compat import enable_activation_checkpointing
 from e2bench.errors import ModelError
 from e2bench.rope.config import SCALED_LAYERS
 from e2bench.rope.methods import RopeScaling
@@ -69,14 +69,14 @@ def test_trainer_gives_the_loss_of_an_explicit_mask(checkpointing, input_ids, tm
     reference = llama("eager")
     reference(input_ids=input_ids, labels=input_ids, attention_mask=causal, position_ids=rotated).loss.backward()
 
-    extra = activation_checkpointing_arguments(TrainingArguments) if checkpointing else {}
-    arguments = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", dataloader_pin_memory=False, **extra)
+    arguments = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", dataloader_pin_memory=False)
     trainer = E2Trainer(model=llama("sdpa"), args=arguments, settings=settings, rows_per_step=2)
     if checkpointing:
         enable_activation_checkpointing(trainer.model)
     trainer.optimizer = trainer.create_optimizer()
     trainer.current_gradient_accumulation_steps = 1
-    batch = {"row": torch.tensor([6, 7]), "input_ids": input_ids, "labels": input_ids}  # step 3 of 2 rows
+    rows = [{"row": 6 + i, "input_ids": ids, "labels": ids} for i, ids in enumerate(input_ids)]  # step 3 of 2 rows
+    batch = trainer.data_collator(rows)
     trainer.training_step(trainer.model, batch)
     assert len(set(draws)) == 2 and draws[0].offset > 0
     for got, wanted in zip(trainer.model.parameters(), reference.parameters(), strict=True):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainingArguments, default_data_collator
 from transformers.trainer_pt_utils import safe_globals
 
-from e2bench.compat import activation_checkpointing_arguments
+from e2bench.compat import enable_activation_checkpointing
 from e2bench.environment import check_launcher, number
 from e2bench.errors import DataError, E2BenchError, RunFailed, RunFolderError, one_line
 from e2bench.experiments.training import every_wording, trained_on
@@ -47,7 +46,8 @@ from e2bench.train.e2 import Draw, E2Settings, draw
 from e2bench.train.loading import add_lora, load_config, load_model, load_tokenizer
 from e2bench.train.plan import make_plan
 from e2bench.train.recipe import RECIPES, Recipe
-from e2bench.train.rotary import E2Positions
+from e2bench.train.rotary import E2Positions, as_tensor
+from e2bench.train.step import check_liger, compile_step, compiling, loss_alone, without_mask
 from e2bench.train.weights import store_as
 
 
@@ -55,12 +55,19 @@ class E2Trainer(Trainer):
     """A Trainer whose rows are rotated at E² positions. rows_per_step: rows an optimizer step, over all processes."""
 
     def __init__(self, *, settings: E2Settings, rows_per_step: int, **kwargs: Any) -> None:
-        super().__init__(data_collator=default_data_collator, **kwargs)
+        super().__init__(data_collator=self._batch, **kwargs)
         self.remove_callback(PrinterCallback)  # TrainLog prints
         self.settings, self.rows_per_step = settings, rows_per_step
         assert self.model is not None  # only Trainer's type says that it may be
         self.positions = E2Positions(self.model)
-        self.last_draw = Draw(1, 0, settings.sinks)
+        self.last_draws = as_tensor([Draw(1, 0, settings.sinks)])
+
+    def _batch(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Rows as one batch, with the draws (B, 3) that their numbers decide: made on the CPU, moved with the rest."""
+        batch = default_data_collator(rows)
+        numbers = batch.pop("row").tolist()
+        batch["draws"] = as_tensor([draw(self.settings, *divmod(row, self.rows_per_step)) for row in numbers])
+        return batch
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """Trainer's batches of a step; reading them leaves the random state alone.
@@ -71,12 +78,15 @@ class E2Trainer(Trainer):
             return super().get_batch_samples(*args, **kwargs)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """The model's own loss, at the positions that `row` (B,) int64 in `inputs` decides."""
-        rows = inputs.pop("row").tolist()
-        draws = [draw(self.settings, *divmod(row, self.rows_per_step)) for row in rows]
-        self.positions.set(draws)
-        self.last_draw = draws[-1]
+        """The model's own loss, at the positions that `draws` (B, 3) in `inputs` say; without reading them here."""
+        draws = inputs.pop("draws")
+        self.last_draws = draws if self.settings.per_sample else draws[:1]  # else those of a step are equal
+        self.positions.put(self.last_draws)
         return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        with compiling():
+            return super().training_step(*args, **kwargs)
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         with saving(Path(str(self.args.output_dir))):
@@ -85,7 +95,8 @@ class E2Trainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Trainer's log with the g and t of this process's newest row."""
         if "loss" in logs:
-            logs = {**logs, "g": self.last_draw.scale, "t": self.last_draw.offset}
+            scale, offset, _ = map(int, self.last_draws[-1].tolist())
+            logs = {**logs, "g": scale, "t": offset}
         super().log(logs, start_time)
 
 
@@ -95,10 +106,12 @@ def training_arguments(recipe: Recipe, out: Path) -> TrainingArguments:
         raise E2BenchError(
             "sharding: fsdp is not done without a GPU (transformers would copy everything); give sharding=none"
         )
+    if recipe.compile and recipe.sharding != "none":
+        raise E2BenchError(f"compile: true goes with sharding: none, and this recipe has {recipe.sharding}; drop one")
+    if recipe.liger:
+        check_liger(load_config(recipe).model_type)
     cosine = recipe.schedule == "cosine"
     optional: dict[str, Any] = {}
-    if recipe.gradient_checkpointing:
-        optional |= activation_checkpointing_arguments(TrainingArguments)
     if recipe.sharding == "zero2":
         optional["deepspeed"] = str(RECIPES / "zero2.json")
     elif recipe.sharding == "fsdp":
@@ -118,6 +131,7 @@ def training_arguments(recipe: Recipe, out: Path) -> TrainingArguments:
         max_grad_norm=recipe.clip_norm,
         use_cpu=not torch.cuda.is_available(),
         bf16=recipe.precision == "bfloat16",
+        use_liger_kernel=recipe.liger,
         seed=recipe.seed,
         save_steps=recipe.save_every,
         logging_steps=recipe.log_every,
@@ -312,10 +326,13 @@ def make_trainer(
             "--scale g evaluates with: start from a base without one, or take it out of the base's config.json"
         )
     model = add_lora(model, recipe)
+    whole = getattr(model, "get_base_model", lambda: model)()  # adapters are inside
+    without_mask(whole, recipe)
+    loss_alone(whole)
+    if recipe.gradient_checkpointing:
+        enable_activation_checkpointing(whole)
     if recipe.compile:
-        if not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
-            raise E2BenchError("compile: true needs a C++ compiler and found none; install g++ or set compile=false")
-        model.compile()  # in place: hooks, names of weights and checkpoints stay as they are
+        compile_step(whole)
     return E2Trainer(
         model=model,
         args=arguments,

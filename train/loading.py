@@ -85,8 +85,6 @@ def add_lora(model: PreTrainedModel, recipe: Recipe) -> Any:
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(recipe.seed)
-    if recipe.gradient_checkpointing:
-        model.enable_input_require_grads()  # else no gradient enters the first checkpointed layer
     config = LoraConfig(
         r=recipe.lora.rank,
         lora_alpha=recipe.lora.alpha,

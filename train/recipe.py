@@ -55,7 +55,8 @@ class Recipe:
     learning_rate … clip_norm: AdamW with warm-up; cosine falls to `final_rate` of the peak.
     precision: of the forward and backward pass (weights and optimizer state stay float32).
     save_every, log_every: steps.    keep: checkpoints that stay, the newest; null keeps all.
-    attention: transformers' `attn_implementation`.    compile: with `torch.compile`, which needs a C++ compiler.
+    attention: transformers' `attn_implementation`.    compile: pass and loss by `torch.compile`, on a CPU with a C++
+    compiler.    liger: Trainer's `use_liger_kernel` (fused loss, norms and MLP on a GPU), with that package.
     sharding: `fsdp`, `zero2` (DeepSpeed) or `none` (data parallel).
     """
 
@@ -90,6 +91,7 @@ class Recipe:
     gradient_checkpointing: bool = False
     attention: str = "sdpa"
     compile: bool = False
+    liger: bool = False
     sharding: str = "none"
     lora: Lora | None = None
     whole_documents: bool = False

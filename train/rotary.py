@@ -37,8 +37,14 @@ class E2Positions:
 
     def set(self, draws: Sequence[Draw]) -> None:
         """Rotate row b of the coming batches by `draws[b]`; equal draws are applied once to all rows."""
-        distinct = draws[:1] if len(set(draws)) == 1 else draws
-        self._draws = torch.tensor([[d.scale, d.offset, d.start] for d in distinct], dtype=torch.float32)
+        self.put(as_tensor(draws[:1] if len(set(draws)) == 1 else draws))
+
+    def put(self, draws: torch.Tensor) -> None:
+        """The same for draws `as_tensor`: (B, 3), or (1, 3) for all rows. On the model's device nothing waits for it.
+
+        Compiled code takes the tensor in as an input: other draws of the same shape compile nothing anew.
+        """
+        self._draws = draws
 
     def clear(self) -> None:
         """Rotate at the model's own positions again."""
@@ -61,6 +67,11 @@ class E2Positions:
         assert self._draws is not None
         scale, offset, start = self._draws.to(position_ids.device).unsqueeze(-1).unbind(1)
         return (position_ids + offset * (position_ids >= start)) / scale
+
+
+def as_tensor(draws: Sequence[Draw]) -> torch.Tensor:
+    """Draws as (B, 3) float32: scale, offset, start."""
+    return torch.tensor([[d.scale, d.offset, d.start] for d in draws], dtype=torch.float32)
 
 
 def _is_scaled(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

@@ -1,0 +1,113 @@
+"""A training step: compiled once for every draw, without a mask, or refused in a line."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from torch import _dynamo as dynamo
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from e2bench.errors import E2BenchError
+from e2bench.train import step
+from e2bench.train.finetune import train
+from e2bench.train.recipe import load_recipe
+
+# Of torch's own compiler, at which a test would stop inside it.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"),
+]
+SHAPE = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+         "num_key_value_heads": 2}  # fmt: skip
+EVERYTHING = ["lora.rank=4", "gradient_checkpointing=true", "micro_batch=2", "train_window=48"]
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    dynamo.reset()
+    dynamo.utils.counters.clear()
+    yield
+    dynamo.reset()
+
+
+def losses(recipe, out, *overrides):
+    """Loss and draw of each step."""
+    assert train(load_recipe(str(recipe), ["steps=6", "learning_rate=1e-3", *overrides]), out)
+    lines = [json.loads(line) for line in (out / "train.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines], {(line["g"], line["t"]) for line in lines}
+
+
+@pytest.mark.parametrize("overrides", [pytest.param(["per_sample=false"], marks=pytest.mark.slow), EVERYTHING], ids=str)
+def test_one_graph_serves_every_draw_and_gives_the_losses_of_the_plain_step(
+    overrides, small_recipe, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(step, "BACKEND", "aot_eager")
+    plain, draws = losses(small_recipe, tmp_path / "plain", *overrides)
+    compiled, same = losses(small_recipe, tmp_path / "compiled", *overrides, "compile=true")
+    assert compiled == pytest.approx(plain, rel=1e-5)
+    assert draws == same and len(draws) == 6
+    assert dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert not dynamo.utils.counters["graph_break"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("overrides", [[], EVERYTHING, ["cross_documents=false"], ["attention=eager"]], ids=str)
+def test_the_compilers_code_gives_the_losses_of_the_plain_step(overrides, small_recipe, tmp_path):
+    plain, _ = losses(small_recipe, tmp_path / "plain", *overrides)
+    compiled, _ = losses(small_recipe, tmp_path / "compiled", *overrides, "compile=true")
+    assert compiled == pytest.approx(plain, rel=1e-5)
+    assert dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+def test_compiling_without_a_compiler_is_refused(small_recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(E2BenchError, match=r"needs a C\+\+ compiler.*compile=false"):
+        losses(small_recipe, tmp_path / "out", "compile=true")
+
+
+def test_a_step_that_cannot_be_compiled_is_refused_in_a_line(small_recipe, tmp_path, monkeypatch):
+    def broken(graph, inputs):
+        raise RuntimeError("no such\ninstruction")
+
+    monkeypatch.setattr(step, "BACKEND", broken)
+    with pytest.raises(E2BenchError, match=r"^compile: the step cannot be compiled \(.*no such instruction.*\); set"):
+        losses(small_recipe, tmp_path / "out", "compile=true")
+
+
+def test_compiling_a_sharded_training_is_refused(small_recipe, tmp_path):
+    with pytest.raises(E2BenchError, match="compile: true goes with sharding: none, and this recipe has zero2"):
+        losses(small_recipe, tmp_path / "out", "compile=true", "sharding=zero2")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU it is done")
+def test_fused_kernels_without_their_package_or_a_gpu_are_refused(small_recipe, tmp_path):
+    with pytest.raises(E2BenchError, match=r"^liger: true needs (the package liger_kernel|a GPU)"):
+        losses(small_recipe, tmp_path / "out", "liger=true")
+
+
+@pytest.mark.parametrize(
+    ("kind", "extra", "overrides", "masked"),
+    [
+        ("llama", {}, [], False),
+        ("llama", {}, ["cross_documents=false"], True),
+        ("llama", {}, ["attention=eager"], True),
+        ("mistral", {"sliding_window": 16}, [], True),
+        ("mistral", {"sliding_window": 32}, [], False),
+        ("qwen2", {"sliding_window": 16, "use_sliding_window": False}, [], False),
+        ("qwen2", {"sliding_window": 16, "use_sliding_window": True, "max_window_layers": 0}, [], True),
+        ("falcon", {}, [], True),
+    ],
+)
+def test_the_mask_is_left_out_only_where_it_says_nothing(kind, extra, overrides, masked, small_recipe):
+    recipe = load_recipe(str(small_recipe), overrides)
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(kind, **SHAPE, **extra), attn_implementation=recipe.attention
+    )
+    ids = torch.randint(97, (1, 32), generator=torch.Generator().manual_seed(0))
+    expected = model(input_ids=ids, labels=ids, use_cache=False).loss
+    step.without_mask(model, recipe)
+    assert (model.config._attn_implementation != step.CAUSAL) == masked
+    torch.testing.assert_close(model(input_ids=ids, labels=ids, use_cache=False).loss, expected)
