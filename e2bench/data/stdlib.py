@@ -67,7 +67,7 @@ def stdlib_documents() -> Iterator[Document]:
         relative = path.relative_to(root)
         if SKIPPED_FOLDERS.isdisjoint(relative.parts):
             source = f"stdlib/{relative.as_posix()}"
-            yield from _document(path, source, "PythonStandardLibrary", is_held_out(source))
+            yield from read_document(path, source, "PythonStandardLibrary", is_held_out(source))
 
 
 def package_documents() -> Iterator[Document]:
@@ -78,7 +78,7 @@ def package_documents() -> Iterator[Document]:
         yield from _checked(Document(f"{name}/description", "PackageDocumentation", description))
         for file in sorted(distribution.files or []):
             if file.suffix in DOC_SUFFIXES and not any(word in file.name.lower() for word in SKIPPED_NAMES):
-                yield from _document(Path(str(file.locate())), f"{name}/{file.as_posix()}", "PackageDocumentation")
+                yield from read_document(Path(str(file.locate())), f"{name}/{file.as_posix()}", "PackageDocumentation")
             elif name in DOCSTRINGS_OF and file.suffix == ".py" and "tests" not in file.parts:
                 text = "\n\n".join(docstrings(Path(str(file.locate()))))
                 yield from _checked(Document(f"{name}/{file.as_posix()}", "PackageDocstrings", text))
@@ -97,7 +97,8 @@ def docstrings(source: Path | str) -> list[str]:
     return [text for node in described if (text := ast.get_docstring(node))]
 
 
-def _document(path: Path, source: str, kind: str, held_out: bool = False) -> Iterator[Document]:
+def read_document(path: Path, source: str, kind: str, held_out: bool = False) -> Iterator[Document]:
+    """The document of one file; none where it is gone, not UTF-8, or of another length than is used."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):  # a few sources are in other encodings on purpose, a few files are gone
