@@ -63,20 +63,11 @@ class Configured(Texts):
         """How a run chooses g, from what `--scale` and `--method` say and the checkpoint's own scaling."""
         return scale_rule(scale, method, self.native_window, self.own_scaling)
 
-    @property
-    def reads_whole(self) -> bool:
-        """Whether a prompt is read in one pass into its cache: on a GPU, whose causal kernels are the faster ones."""
-        return self.one_pass and self.device.type == "cuda"
-
     def needed_bytes(self, tokens: int, rows: int = 1) -> int:
-        """Estimate above the weights: cache of `rows` × `tokens`, what reading one of them takes, a block of logits."""
+        """Estimate above the weights: cache of `rows` × `tokens`, one chunk's activations, one block of logits."""
         chunk = min(tokens, CHUNK_TOKENS) if self.chunked else tokens
-        size = self.config, self.dtype.itemsize, tokens
-        logits = memory.logits_bytes(self.vocab_size, min(chunk, SCORED_ROWS))
-        if self.reads_whole:
-            cache = rows * tokens * self.kv_bytes_per_token
-            return cache + memory.pass_bytes(*size, 1, self.piece_tokens) + logits
-        return memory.cached_bytes(*size, rows, chunk) + logits
+        cached = memory.cached_bytes(self.config, self.dtype.itemsize, tokens, rows, chunk)
+        return cached + memory.logits_bytes(self.vocab_size, min(chunk, SCORED_ROWS))
 
     @property
     def piece_tokens(self) -> int:

@@ -143,14 +143,23 @@ class Model(Configured):
     def decode_rows(self, tokens: int) -> int:
         """How many sequences of `tokens` to decode together, at most DECODE_ROWS.
 
-        On a CPU, which others use too, what fits in a third of the free memory; on a GPU in nearly all of it.
+        On a CPU, which others use too, what fits in a third of the free memory; on a GPU in nearly all of it, where
+        room is left to read a prompt in one pass.
         """
         if not self.grouped:
             return 1
-        cpu, row = self.device.type == "cpu", max(1, tokens * self.kv_bytes_per_token)
-        one = self.needed_bytes(tokens) - row  # what reading the longest prompt takes beside the cache
-        room = self.free_bytes() // 3 if cpu else int(GPU_SHARE * self.free_bytes()) - one
-        return int(max(1, min(DECODE_ROWS["cpu" if cpu else "cuda"], room // row)))
+        kind, row = self.device.type, max(1, tokens * self.kv_bytes_per_token)
+        room = self.free_bytes() // 3 if kind == "cpu" else int(GPU_SHARE * self.free_bytes()) - self._reading(tokens)
+        return int(max(1, min(DECODE_ROWS.get(kind, 1), room // row)))
+
+    def _reading(self, tokens: int) -> int:
+        """Bytes that a prompt of `tokens` takes in one pass, beside its cache."""
+        return memory.pass_bytes(self.config, self.dtype.itemsize, tokens, 1, self.piece_tokens)
+
+    def _reads_whole(self, tokens: int) -> bool:
+        """Whether a prompt is read in one pass: on a GPU, whose causal kernels are the faster ones, where it fits."""
+        ours = self.one_pass and self.device.type == "cuda"
+        return ours and (tokens <= CHUNK_TOKENS or self._reading(tokens) < GPU_SHARE * self.free_bytes())
 
     @property
     def packed_tokens(self) -> int:
@@ -249,7 +258,8 @@ class Model(Configured):
     def prefill(self, ids: Sequence[int], cache: Any, start: int = 0) -> Tensor:
         """Feed ids[start:] behind the `start` tokens in the one-row cache; the last hidden state (1, hidden)."""
         tensor = torch.tensor([check_ids(list(ids), self.vocab_size, self.tokenizer)], device=self.device)
-        chunk = len(ids) if not self.chunked or (self.reads_whole and not start) else CHUNK_TOKENS
+        whole = not self.chunked or (not start and self._reads_whole(len(ids)))
+        chunk = len(ids) if whole else CHUNK_TOKENS
         for begin in range(start, len(ids), chunk):
             last = self.hidden(tensor[:, begin : begin + chunk], cache, begin)
         return last[:, -1]
