@@ -20,6 +20,7 @@ pytestmark = [
 ]
 SHAPE = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
          "num_key_value_heads": 2}  # fmt: skip
+GRAPHS = 3  # the first layer's, whose input needs no gradient where adapters are trained, the others', the loss's
 EVERYTHING = ["lora.rank=4", "gradient_checkpointing=true", "micro_batch=2", "train_window=48"]
 
 
@@ -39,7 +40,7 @@ def losses(recipe, out, *overrides):
 
 
 @pytest.mark.parametrize("overrides", [pytest.param(["per_sample=false"], marks=pytest.mark.slow), EVERYTHING], ids=str)
-def test_one_graph_serves_every_draw_and_gives_the_losses_of_the_plain_step(
+def test_few_graphs_serve_every_draw_and_gives_the_losses_of_the_plain_step(
     overrides, small_recipe, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(step, "BACKEND", "aot_eager")
@@ -47,7 +48,7 @@ def test_one_graph_serves_every_draw_and_gives_the_losses_of_the_plain_step(
     compiled, same = losses(small_recipe, tmp_path / "compiled", *overrides, "compile=true")
     assert compiled == pytest.approx(plain, rel=1e-5)
     assert draws == same and len(draws) == 6
-    assert dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert dynamo.utils.counters["stats"]["unique_graphs"] <= GRAPHS
     assert not dynamo.utils.counters["graph_break"]
 
 
@@ -58,7 +59,7 @@ def test_the_compilers_code_gives_the_losses_of_the_plain_step(overrides, small_
     plain, _ = losses(small_recipe, tmp_path / "plain", *overrides)
     compiled, _ = losses(small_recipe, tmp_path / "compiled", *overrides, "compile=true")
     assert compiled == pytest.approx(plain, rel=1e-5)
-    assert dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert dynamo.utils.counters["stats"]["unique_graphs"] <= GRAPHS
 
 
 def test_compiling_without_a_compiler_is_refused(small_recipe, tmp_path, monkeypatch):
