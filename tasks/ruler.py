@@ -57,6 +57,11 @@ class RulerTask:
         """Whether it runs over other texts than RULER's."""
         return self.name.endswith(DEMO)
 
+    @property
+    def hides_needles(self) -> bool:
+        """Whether its references stand in the prompt, each at a depth of its own."""
+        return isinstance(self.maker, Needles)
+
     def as_demo(self) -> RulerTask:
         """The same over other texts, under another name: its scores are not RULER's."""
         return self if self.is_demo else replace(self, name=f"{self.name}{DEMO}")

@@ -113,7 +113,8 @@ def made(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     e2bench("ppl", *model, *lengths, "--extrapolate", "--out", "ppl")
     for trials in (1, 2):  # the second call continues the first one's run
         e2bench("passkey", *model, "--lengths", 512, "--depths", 1, "--trials", trials, "--out", "passkey")
-    e2bench("ruler", *model, "--lengths", 1024, "--tasks", "vt,fwe", "--samples", 1, "--out", "ruler")
+    e2bench("ruler", *model, "--lengths", 1024, "--tasks", "vt,niah_single_1", "--samples", 1, "--out", "ruler")
+    e2bench("needle", *model, "--lengths", 384, "--data", "demo", "--depths", 1, "--trials", 1, "--out", "needle")
     e2bench("attention", *model, "--lengths", 256, "--keys", "short", "--keep-heads", "--out", "attention")
     for suite in ("paper", "lm-eval"):
         tasks = ("--tasks", "piqa") if suite == "lm-eval" else ()
@@ -170,7 +171,18 @@ def compare(heading: str, values: list[Any]) -> None:
 
 
 V2_RUNS = ("longbench2-cot", "longbench2-letters")
-EXPERIMENTS = ("longbench", "own", *V2_RUNS, "ruler", "ppl", "passkey", "attention", "short-paper", "short-lm-eval")
+EXPERIMENTS = (
+    "longbench",
+    "own",
+    *V2_RUNS,
+    "ruler",
+    "ppl",
+    "passkey",
+    "needle",
+    "attention",
+    "short-paper",
+    "short-lm-eval",
+)
 FILES: dict[str, Callable[[Path], list[Path]]] = {
     "run.json": lambda root: [root / name / "run.json" for name in EXPERIMENTS],
     "LongBench prediction lines": lambda root: [*(root / "longbench").glob("*.jsonl")],
@@ -178,6 +190,7 @@ FILES: dict[str, Callable[[Path], list[Path]]] = {
     "RULER lines": lambda root: [*(root / "ruler").glob("*.jsonl")],
     "Perplexity lines": lambda root: [root / "ppl" / "ppl.jsonl"],
     "Passkey lines": lambda root: [root / "passkey" / "passkey.jsonl"],
+    "Needle lines": lambda root: [root / "needle" / "needle.jsonl"],
     "Attention lines": lambda root: [root / "attention" / "attention.jsonl"],
     "Short benchmark lines": lambda root: [*root.glob("short-*/*.jsonl")],
     "scores.json of longbench": lambda root: [root / "longbench" / "scores.json"],
@@ -185,6 +198,7 @@ FILES: dict[str, Callable[[Path], list[Path]]] = {
     "scores.json of ruler": lambda root: [root / "ruler" / "scores.json"],
     "scores.json of ppl": lambda root: [root / "ppl" / "scores.json"],
     "scores.json of passkey": lambda root: [root / "passkey" / "scores.json"],
+    "scores.json of needle": lambda root: [root / "needle" / "scores.json"],
     "scores.json of attention": lambda root: [root / "attention" / "scores.json"],
     "scores.json of short": lambda root: [root / f"short-{suite}" / "scores.json" for suite in ("paper", "lm-eval")],
     "e2_config.json": lambda root: [

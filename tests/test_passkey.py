@@ -12,19 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from e2bench.errors import E2BenchError
-from e2bench.experiments.passkey import (
-    PassKey,
-    _line,
-    asking,
-    build_prompt,
-    depths_of,
-    first_integer,
-    items_of,
-    key_of,
-    make_cells,
-    settled,
-    together,
-)
+from e2bench.experiments.depths import asking, depths_of, items_of, line_of, together
+from e2bench.experiments.passkey import PassKey, build_prompt, first_integer, key_of, make_cells, settled
 from e2bench.files import read_rows
 from e2bench.models.local import Model
 from e2bench.rope.methods import RopeScaling
@@ -105,8 +94,8 @@ def test_the_strict_criterion_is_the_keys_own_ids(tiny_model: Model) -> None:
     cell = next(iter(make_cells(tiny_model, GRID[:1], LANDMARK, depths=[0.0], trials=1, seed=0)))
     own = list(cell.answer_ids)
     assert tiny_model.decode(own).strip() == cell.key
-    assert _line(cell, f" {cell.key}.", [*own, 5])["strict"]
-    assert not _line(cell, f" {cell.key}.", [5, *own])["strict"]
+    assert line_of(PassKey(), cell, f" {cell.key}.", [*own, 5])["strict"]
+    assert not line_of(PassKey(), cell, f" {cell.key}.", [5, *own])["strict"]
 
 
 def test_sharing_prefixes_gives_the_answers_of_single_prompts(tiny_model: Model, tmp_path: Path) -> None:
@@ -114,8 +103,8 @@ def test_sharing_prefixes_gives_the_answers_of_single_prompts(tiny_model: Model,
     contents = manifest("passkey", settings={}, resolved={})
     with RunFolder(tmp_path / "run", contents) as folder:
         run(
-            items_of(cells),
-            asking(tiny_model, early_stop=False),
+            items_of(PassKey.name, cells),
+            asking(tiny_model, PassKey(early_stop=False)),
             folder,
             batch_size=together(cells),
             processes=Processes(),

@@ -22,6 +22,7 @@ EXAMPLES = {
         "e2bench ppl --model meta-llama/Llama-2-7b-hf --data proof-pile --lengths 4k..64k --method YaRN",
     ),
     "passkey": ("e2bench passkey --lengths 512..4k --depths 5 --trials 2",),
+    "needle": ("e2bench needle --lengths 512,1k --depths 3 --trials 1 --data demo",),
     "attention": ("e2bench attention --lengths 512,1k --out results/attention",),
     "score": ("e2bench score results/g8 --json", "e2bench score pred/llama2-7b-chat-4k --out scores"),
     "report": ("e2bench report results --out report", "e2bench report results/mine results/theirs --out report"),

@@ -262,6 +262,7 @@ _CLASSES = {
     "short": ("short", "Short"),
     "ppl": ("perplexity", "Perplexity"),
     "passkey": ("passkey", "PassKey"),
+    "needle": ("needle", "Needle"),
     "attention": ("attention", "Attention"),
 }
 EXPERIMENTS = tuple(_CLASSES)

@@ -14,58 +14,40 @@ import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from e2bench.data.source import GENERATED, DataSource
 from e2bench.errors import E2BenchError
-from e2bench.experiments.base import Experiment, Line, Plan, Sample
-from e2bench.experiments.grid import (
-    cell_label,
-    cell_part,
-    cell_samples,
-    finished_lines,
-    grid_facts,
-    grid_of,
-    grouped,
-    named,
-)
-from e2bench.files import read_json
-from e2bench.models.protocols import Generator, Prompt
+from e2bench.experiments.depths import Cell, DepthGrid, Hidden, coordinates
+from e2bench.models.protocols import Generator
 from e2bench.prompts.truncation import Codec
 from e2bench.prompts.wording import Wording
 from e2bench.rope.methods import RopeScaling
-from e2bench.rope.windows import ScaleRule, parse_lengths, short_number
-from e2bench.runs.items import Item, Measure, Row
-from e2bench.runs.lines import RUN, row_id
-from e2bench.runs.processes import Processes
+from e2bench.runs.items import Row
 from e2bench.settings import setting
 from e2bench.tasks.passkey import TEMPLATES, PassKeyTemplate
 
 if TYPE_CHECKING:
+    from e2bench.experiments.grid import Grid
     from e2bench.experiments.options import Common
-    from e2bench.runs.folder import RunFolder
 
 KEY_DIGITS = 5
-NEW_TOKENS = 16
 SETTLED = re.compile(r"\d\D")
 INTEGER = re.compile(r"\d+")
 
 
 @dataclass(frozen=True)
-class PassKey(Experiment):
+class PassKey(DepthGrid):
     """Passkey retrieval: a grid of lengths, depths and trials."""
 
     name: ClassVar[str] = "passkey"
     about: ClassVar[str] = "Passkey retrieval: a grid of lengths, depths and trials."
-    agree: ClassVar[Mapping[str, bool]] = {"grid": True}
+    new_tokens: ClassVar[int] = 16
+    words: ClassVar[str] = "template"
     implied: ClassVar[Mapping[str, Any]] = {"template": "e2bench"}
     asks: ClassVar[tuple[str, ...]] = ("template",)
     wordings: ClassVar[tuple[Wording, ...]] = tuple(template.wording for template in TEMPLATES.values())
     advice: ClassVar[Mapping[str, str]] = {"template": "give the --template of that run"}
-    amount: ClassVar[str] = "trials"
-    cells: ClassVar[str] = "lengths"
-    cell_needs: ClassVar[tuple[str, ...]] = ("length", "accuracy")
     columns: ClassVar[Mapping[str, str]] = {
         "length": "length",
         "scale": "g",
@@ -75,115 +57,30 @@ class PassKey(Experiment):
         "strict": "strict",
         "trials": "trials",
     }
-    fractions: ClassVar[Sequence[str]] = ("accuracy", "interval", "strict")
 
-    lengths: tuple[int, ...] = setting(
-        "4k..32k", "Prompt and answer in tokens: 4k..32k doubles, commas list.", parse=parse_lengths, lines="grid"
-    )
-    depths: int = setting(11, "Evenly spaced places of the key, 0 to 1.", minimum=1, lines="depths")
-    trials: int = setting(5, "Keys a cell.", minimum=1, lines="trials")
     template: str = setting(
         "landmark", "Words of the prompt: landmark (the field's) or e2bench (ours).", choices=tuple(TEMPLATES)
     )
-    early_stop: bool = setting(True, "Stop once the number is complete.")
 
-    def plan(self, model: Generator, rule: ScaleRule, common: Common, inputs: None) -> Plan:
-        """Every key at every depth of every length."""
-        from e2bench.models.memory import require_memory
-
-        require_memory(model, self.lengths[-1])
-        grid = grid_of(self.lengths, rule)
-        places = depths_of(self.depths)
+    def hide(self, model: Generator, grid: Grid, places: Sequence[float], common: Common, inputs: None) -> Hidden:
+        """A key in each cell's filler."""
         template = TEMPLATES[self.template]
         cells = list(make_cells(model, grid, template, depths=places, trials=self.trials, seed=common.seed))
-        return Plan(
-            items=items_of(cells),
-            measure=asking(model, early_stop=self.early_stop),
-            batch_size=together(cells),
-            note=_note,
-            part=lambda item: cell_part(item.payload.length, item.payload.scaling),
-            resolved={
-                "grid": named(grid),
-                "depths": places,
-                "trials": self.trials,
-                "seed": common.seed,
-                "template": self.template,
-                "early_stop": self.early_stop,
-                "chat_template": "none",
-            },
-            source=DataSource(GENERATED),
-            **grid_facts(grid, rule, common, self.name),
-        )
+        return Hidden(cells, {"template": self.template, "chat_template": "none"}, DataSource(GENERATED), {})
 
-    # stored lines
+    def settled(self, cell: Cell) -> Callable[[str], bool]:
+        """The first run of digits is complete."""
+        return settled
+
+    def graded(self, cell: Cell, text: str, ids: Sequence[int]) -> Row:
+        """Whether the first integer is the key; strictly (LongLoRA passkey_retrivial.py, d4eb344), its own ids."""
+        strict = tuple(ids[: len(cell.answer_ids)]) == cell.answer_ids
+        return {"success": first_integer(text) == cell.key, "strict": strict}
 
     @classmethod
     def worded(cls, resolved: Mapping[str, Any]) -> Sequence[Wording]:
         """The template's."""
         return [wording for wording in cls.wordings if wording.name == f"passkey {resolved.get('template')}"]
-
-    @classmethod
-    def summarise(cls, folder: Path, **options: Any) -> dict[str, Any]:
-        """Accuracy of each (length, scale) with Wilson's 95 % interval."""
-        from e2bench.scoring.statistics import wilson
-
-        manifest = read_json(folder / RUN) if (folder / RUN).exists() else {}
-        template = cls.resolved_of(manifest)["template"]
-        lengths = []
-        for (length, scale), rows in grouped(finished_lines(folder, cls.name), "length", "scale"):
-            hits = sum(bool(row["success"]) for row in rows)
-            lengths.append(
-                {
-                    "length": length,
-                    "scale": scale,
-                    "template": template,
-                    "accuracy": hits / len(rows),
-                    "interval": wilson(hits, len(rows)),
-                    "strict": sum(bool(row["strict"]) for row in rows) / len(rows),
-                    "trials": len(rows),
-                }
-            )
-        return {"lengths": lengths}
-
-    @classmethod
-    def samples(cls, folder: Path, name: str, lines: Sequence[Line], *, strict: bool) -> Iterator[tuple[Line, Sample]]:
-        """A key and what was answered."""
-
-        def made(line: Line) -> dict[str, Any]:
-            found = bool(line["success"])
-            texts = {"reference": line["key"], "prediction": str(line["pred"]), "label": cell_label(line)}
-            return {"score": float(found), "grade": 100 * found, **texts}
-
-        return cell_samples(lines, ("depth", "trial"), "length", made, strict=strict)
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One trial: where the key stands in the filler (0 first, 1 last); prompt and answer have `length` tokens."""
-
-    length: int
-    depth: float
-    trial: int
-    key: str
-    scaling: RopeScaling
-    ids: tuple[int, ...]
-    answer_ids: tuple[int, ...]
-
-    @property
-    def id(self) -> str:
-        """Names the line of this cell."""
-        return row_id(self.coordinates)
-
-    @property
-    def coordinates(self) -> dict[str, Any]:
-        """Length, depth, trial and scale, as they stand in the line."""
-        scale = short_number(self.scaling.factor)
-        return {"length": self.length, "depth": self.depth, "trial": self.trial, "scale": scale}
-
-
-def depths_of(count: int) -> list[float]:
-    """`count` evenly spaced depths from 0 (the filler's start) to 1 (its end)."""
-    return [round(index / max(1, count - 1), 4) for index in range(count)]
 
 
 def key_of(seed: int, length: int, depth: float, trial: int) -> str:
@@ -252,17 +149,13 @@ def make_cells(
     trials: int,
     seed: int,
 ) -> Iterator[Cell]:
-    """Every cell of the grid, the deepest first: neighbours share the longest beginnings."""
-    for length, scaling in grid:
-        for depth in sorted(depths, reverse=True):
-            for trial in range(trials):
-                key = key_of(seed, length, depth, trial)
-                ids = build_prompt(codec, template, length - NEW_TOKENS, depth, key)
-                answer = codec.encode(codec.decode(ids) + f" {key}")
-                shared = next(
-                    (i for i, pair in enumerate(zip(answer, ids, strict=False)) if pair[0] != pair[1]), len(ids)
-                )
-                yield Cell(length, depth, trial, key, scaling, tuple(ids), tuple(answer[shared:]))
+    """Every cell of the grid, the deepest first."""
+    for length, scaling, depth, trial in coordinates(grid, depths, trials):
+        key = key_of(seed, length, depth, trial)
+        ids = build_prompt(codec, template, length - PassKey.new_tokens, depth, key)
+        answer = codec.encode(codec.decode(ids) + f" {key}")
+        shared = next((i for i, pair in enumerate(zip(answer, ids, strict=False)) if pair[0] != pair[1]), len(ids))
+        yield Cell(length, depth, trial, key, scaling, tuple(ids), tuple(answer[shared:]))
 
 
 def first_integer(text: str) -> str | None:
@@ -274,42 +167,3 @@ def first_integer(text: str) -> str | None:
 def settled(text: str) -> bool:
     """The first run of digits is complete."""
     return SETTLED.search(text) is not None
-
-
-def items_of(cells: Sequence[Cell]) -> list[Item]:
-    """One item a cell; those of one length and scale share a batch, since their prompts begin alike."""
-    return [Item("passkey", cell.id, cell.length, (cell.length, cell.scaling), cell) for cell in cells]
-
-
-def together(cells: Sequence[Cell]) -> Callable[[Item], int]:
-    """A process's share of the cells of a length."""
-    share = -(-len(cells) // max(1, len({cell.length for cell in cells}) * Processes.from_environment().world))
-    return lambda item: share
-
-
-def asking(model: Generator, *, early_stop: bool = True) -> Measure:
-    """What asks for the key of each cell in a batch and makes the lines of `passkey.jsonl` (docs/files.md)."""
-
-    def measure(batch: Sequence[Item], folder: RunFolder) -> Iterator[tuple[Item, Row]]:
-        stop = settled if early_stop else None
-        prompts = [Prompt(item.payload.ids, NEW_TOKENS, settled=stop) for item in batch]
-        for index, generation in model.generate_sharing(prompts, batch[0].payload.scaling):
-            yield batch[index], _line(batch[index].payload, generation.text, generation.ids)
-
-    return measure
-
-
-def _line(cell: Cell, text: str, ids: Sequence[int]) -> Row:
-    return {
-        **cell.coordinates,
-        "tokens": len(cell.ids),
-        "key": cell.key,
-        "pred": text,
-        "success": first_integer(text) == cell.key,
-        "strict": tuple(ids[: len(cell.answer_ids)]) == cell.answer_ids,  # LongLoRA passkey_retrivial.py, d4eb344
-        "new_tokens": len(ids),
-    }
-
-
-def _note(row: Row) -> str:
-    return f"{row['length']:,} tokens, depth {row['depth']:.1f}: {'found' if row['success'] else 'missed'}"

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 WORDING = Wording(
     "ruler",
     (
-        "are hidden within the following text. Make sure to memorize it. I will quiz you about the",
+        "hidden within the following text. Make sure to memorize it. I will quiz you about the",
         "Memorize and track the chain(s) of variable assignment hidden in the following text.",
         "Below is a numbered list of words. In these words, some appear more often than others.",
         "Read the following coded text and track the frequency of each coded word.",
@@ -310,13 +310,15 @@ def asking(model: Generator, feed: Feed, scales: Scales, *, early_stop: bool) ->
 
 
 def _line(one: Haystack, prompt: Prompt, generation: Generation, scaling: RopeScaling) -> Row:
+    outputs = one.stored.read()["outputs"]
     return {
         "_id": one.id,
         "dataset": one.task.name,
         "length": one.length,
         "scale": short_number(scaling.factor),
         "pred": generation.text,
-        "outputs": one.stored.read()["outputs"],
+        "outputs": outputs,
+        **({"depths": depths_in(prompt.text, outputs)} if one.task.hides_needles else {}),
         "tokens": len(prompt.ids),
         "new_tokens": len(generation.ids),
         "finish": generation.finish,
@@ -324,3 +326,8 @@ def _line(one: Haystack, prompt: Prompt, generation: Generation, scaling: RopeSc
         "head": prompt.text[:SHOWN_CHARS],
         "tail": prompt.text[-SHOWN_CHARS:],
     }
+
+
+def depths_in(text: str, needles: Sequence[str]) -> list[float]:
+    """Where each needle begins in a prompt: 0 at its start, 1 at its end."""
+    return [round(max(0, text.find(needle)) / len(text), 4) for needle in needles]

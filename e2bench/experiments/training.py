@@ -24,8 +24,8 @@ OF_RETRIEVAL_FILES = ("passkey landmark", "passkey e2bench", "attention")
 
 
 def every_wording() -> list[Wording]:
-    """The wordings of all experiments."""
-    return [wording for name in EXPERIMENTS for wording in experiment(name).wordings]
+    """The wordings of all experiments, each once."""
+    return list(dict.fromkeys(wording for name in EXPERIMENTS for wording in experiment(name).wordings))
 
 
 def rows_with(texts: Iterable[str], wordings: Iterable[Wording]) -> dict[str, int]:

@@ -1,11 +1,11 @@
-"""Figures that are maps: the passkey grid, attention (Figure 6) and trained positions (Figures 2 and 3)."""
+"""Figures that are maps: the passkey and needle grids, attention (Figure 6) and trained positions (Figures 2 and 3)."""
 
 from __future__ import annotations
 
 import zipfile
 import zlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +37,40 @@ from e2bench.reporting.selection import primary
 from e2bench.reporting.table import EXACT, Column, Row, Table
 
 BINS = 256  # columns of an attention panel: a gold span of 34 tokens in 65,536 is then still one column wide
-Grid = dict[tuple[int, float], tuple[int, int]]  # (length, depth): (successes, trials)
+DepthCells = dict[tuple[int, float], tuple[int, int]]  # (length, depth): (successes, trials)
 
 
 def passkey(found: Results) -> list[Figure]:
-    """Accuracy per length with its Wilson interval, above a depth by length map of every run."""
-    runs = primary(found.of("passkey"))
+    """The passkey grid."""
+    title, about = (
+        "Passkey retrieval by length and depth",
+        "Share of trials in which the first integer of the answer is the key.",
+    )
+    return _depth_maps(found, "passkey", title, about, _template_words)
+
+
+def needle(found: Results) -> list[Figure]:
+    """The needle grid."""
+    title = "A needle in a haystack by length and depth"
+    return _depth_maps(
+        found, "needle", title, "Share of trials in which the answer holds the value asked for.", _hay_words
+    )
+
+
+def _depth_maps(
+    found: Results, experiment: str, title: str, about: str, described: Callable[[str], str]
+) -> list[Figure]:
+    """Accuracy per length with its Wilson interval, above a depth by length map of every run.
+
+    described: what stands in a run's `template` or `haystack` -> a sentence of the caption.
+    """
+    runs = primary(found.of(experiment))
     if not runs:
         return []
-    templates = [str(run.resolved["template"]) for run in runs]
-    one = f"Template {templates[0]}" if len(set(templates)) == 1 else ""
-    legends = [labels.legend(run) + ("" if one else f", {words}") for run, words in zip(runs, templates, strict=True)]
+    words = runs[0].about.words  # type: ignore[attr-defined]  # of DepthGrid
+    kinds = [str(run.resolved[words]) for run in runs]
+    one = f"{words.title()} {kinds[0]}" if len(set(kinds)) == 1 else ""
+    legends = [labels.legend(run) + ("" if one else f", {kind}") for run, kind in zip(runs, kinds, strict=True)]
     names = labels.told_apart(runs, legends)
     grids = [_grid(run, found) for run in runs]
     with style():
@@ -61,44 +84,50 @@ def passkey(found: Results) -> list[Figure]:
         for axes in cells.flat[len(runs) :]:
             axes.set_axis_off()
         for at, (axes, grid, name) in enumerate(zip(cells.flat, grids, names, strict=False)):
-            _passkey_map(axes, grid, name)
-            axes.set_ylabel("Depth of the key" if at % per_row == 0 else "")
+            depth_map(axes, grid, name)
+            axes.set_ylabel(f"Depth of the {_HIDDEN[experiment]}" if at % per_row == 0 else "")
         png = to_png(figure)
-    title = "Passkey retrieval by length and depth"
     caption = (
-        "Share of trials in which the first integer of the answer is the key. Bars or bands: Wilson 95 % "
-        f"interval. Depth 0 is the start of the input. {' '.join(sorted(set(map(_words, templates))))} E²-LLM has no "
-        "passkey table."
+        f"{about} Bars or bands: Wilson 95 % interval. Depth 0 is the start of the input. "
+        f"{' '.join(sorted(set(map(described, kinds))))} E²-LLM has no such table."
     )
-    data = [row for run, name, grid in zip(runs, names, grids, strict=True) for row in _passkey_rows(run, name, grid)]
-    return [Figure("passkey", title, caption, png, Table("passkey", title, _PASSKEY_COLUMNS, data))]
+    data = [
+        row for run, name, grid in zip(runs, names, grids, strict=True) for row in _depth_rows(run, name, grid, words)
+    ]
+    return [Figure(experiment, title, caption, png, Table(experiment, title, _depth_columns(words), data))]
 
 
-def _words(template: str) -> str:
+_HIDDEN = {"passkey": "key", "needle": "needle"}
+
+
+def _template_words(template: str) -> str:
     whose = {"landmark": "Landmark attention's words, as most papers use them", "e2bench": "e2bench's own words"}
     return f"Template {template}: {whose.get(template, 'words of its own')}."
 
 
-_PASSKEY_COLUMNS = [Column("run", "Run"), Column("series", "Series"), Column("template", "Template")]
-_PASSKEY_COLUMNS += [Column("length", "Length", 0)]
-_PASSKEY_COLUMNS += [Column("depth", "Depth"), Column("scale", "g", 2), Column("successes", "Successes", 0)]
-_PASSKEY_COLUMNS += [
-    Column("trials", "Trials", 0),
-    *(Column(key, key.title(), 4) for key in ("accuracy", "low", "high")),
-    Column("data", "Data"),
-]
+def _hay_words(hay: str) -> str:
+    whose = {"essays": "essays by Paul Graham", "demo": "docstrings of Python's standard library"}
+    return f"Haystack {hay}: {whose.get(hay, 'a text of its own')}. Question and needle: RULER's niah_single_2."
 
 
-def _grid(run: Run, found: Results) -> Grid:
+def _depth_columns(words: str) -> list[Column]:
+    texts = [Column(key, key.title()) for key in ("run", "series", words)]
+    sizes = [Column("length", "Length", 0), Column("depth", "Depth"), Column("scale", "g", 2)]
+    counts = [Column("successes", "Successes", 0), Column("trials", "Trials", 0)]
+    shares = [Column(key, key.title(), 4) for key in ("accuracy", "low", "high")]
+    return [*texts, *sizes, *counts, *shares, Column("data", "Data")]
+
+
+def _grid(run: Run, found: Results) -> DepthCells:
     """Successes and trials by cell; {} with a warning where the lines cannot be read."""
     counts: dict[tuple[int, float], list[int]] = defaultdict(lambda: [0, 0])
     try:
-        for line in run.lines("passkey"):
+        for line in run.lines(run.experiment):
             cell = counts[int(line["length"]), float(line["depth"])]
             cell[0] += bool(line["success"])
             cell[1] += 1
     except (DataError, KeyError, TypeError, ValueError) as error:
-        found.warnings.append(f"{run.name}/passkey.jsonl: no depths are shown ({reason(error, run.folder)})")
+        found.warnings.append(f"{run.name}/{run.experiment}.jsonl: no depths are shown ({reason(error, run.folder)})")
         return {}
     return {key: (hits, trials) for key, (hits, trials) in counts.items()}
 
@@ -119,7 +148,7 @@ def _accuracy(figure: SubFigure, runs: Sequence[Run], names: Sequence[str], *, t
     figure.legend(loc="outside lower center", ncols=2, handlelength=3)
 
 
-def _passkey_map(axes: Axes, grid: Grid, name: str) -> None:
+def depth_map(axes: Axes, grid: DepthCells, name: str) -> None:
     """Lengths to the right, depths downward as one reads; each cell also says its number."""
     axes.set_title(plain(name, 44), fontsize=8.5)
     axes.grid(False)
@@ -143,11 +172,11 @@ def _passkey_map(axes: Axes, grid: Grid, name: str) -> None:
                 axes.text(column, row, shown, ha="center", va="center", fontsize=6.5, color=ink, gid=ON_MAP)
 
 
-def _passkey_rows(run: Run, name: str, grid: Grid) -> list[Row]:
+def _depth_rows(run: Run, name: str, grid: DepthCells, words: str) -> list[Row]:
     rows: list[Row] = []
     for cell in sorted(run.cells, key=lambda cell: float(cell["length"])):
         shared = {"run": run.name, "series": name, "length": cell["length"], "scale": cell.get("scale")}
-        shared |= {"template": run.resolved["template"], "data": labels.data(run)}
+        shared |= {words: run.resolved[words], "data": labels.data(run)}
         low, high = interval(cell)
         hits = sum(hits for (length, _), (hits, _) in grid.items() if length == cell["length"])
         total = {"depth": "all", "successes": hits if grid else None, "trials": cell.get("trials")}
@@ -338,4 +367,4 @@ def _positions_figure(
     return Figure(name, title, caption, png, Table(name, title, [Column("row"), *numbers], data))
 
 
-BUILDERS = (figures_2_and_3, figure_6, passkey)
+BUILDERS = (figures_2_and_3, figure_6, passkey, needle)

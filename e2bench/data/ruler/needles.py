@@ -58,8 +58,7 @@ class Needles:
         kind = self.value
         if self.queries * self.values == 1:
             kind = kind.removesuffix("s")
-            for plural, singular in SINGULAR:
-                template, prefix = template.replace(plural, singular), prefix.replace(plural, singular)
+            template, prefix = singular(template), singular(prefix)
         words = {"type_needle_v": kind, "query": query}
         outputs = [value for at in asked for value in values[at]]
         return Drawn(template.format(context=context, **words), prefix.format(**words), outputs)
@@ -91,6 +90,13 @@ def _in_sentences(needles: list[str], sentences: list[str], rng: random.Random) 
         parts.append(" ".join(sentences[places[at - 1] : places[at]]))
         parts += needles[at - 1 : at]
     return " ".join(parts)
+
+
+def singular(text: str) -> str:
+    """A template's words where one value is asked for."""
+    for several, one in SINGULAR:
+        text = text.replace(several, one)
+    return text
 
 
 def one_of(kind: str, rng: random.Random, sources: Sources) -> str:
