@@ -21,7 +21,7 @@ from e2bench.experiments.grid import (
 )
 from e2bench.files import read_json
 from e2bench.models.protocols import Generator, Prompt
-from e2bench.rope.methods import RopeScaling
+from e2bench.rope.methods import BY_LENGTH, RopeScaling
 from e2bench.rope.windows import ScaleRule, parse_lengths, short_number
 from e2bench.runs.items import Item, Measure, Row
 from e2bench.runs.lines import RUN, row_id
@@ -183,8 +183,15 @@ def coordinates(grid: Grid, depths: Sequence[float], trials: int) -> Iterator[tu
 
 
 def items_of(name: str, cells: Sequence[Cell]) -> list[Item]:
-    """One item a cell; those of one length and scale share a batch, since their prompts begin alike."""
-    return [Item(name, cell.id, cell.length, (cell.length, cell.scaling), cell, cell.sample) for cell in cells]
+    """One item a cell; those of one length and scale share a batch, since their prompts begin alike.
+
+    Where the frequencies follow a prompt's own length, only prompts of one length share it.
+    """
+
+    def group(cell: Cell) -> tuple[Any, ...]:
+        return cell.length, cell.scaling, len(cell.ids) if cell.scaling.method in BY_LENGTH else None
+
+    return [Item(name, cell.id, cell.length, group(cell), cell, cell.sample) for cell in cells]
 
 
 def together(cells: Sequence[Cell]) -> Callable[[Item], int]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from e2bench.errors import DataError
+from e2bench.experiments import sharing
 from e2bench.experiments.base import Experiment, Line, Plan, Sample
 from e2bench.experiments.grid import grid_facts, grid_of, grouped, named
 from e2bench.prompts.wording import Wording
@@ -100,10 +101,12 @@ class Ruler(Experiment):
         maker = self._maker(model, common, template=self.chat_template)
         made = maker.make(inputs, self.lengths, self.samples_)
         wrapper = maker.feed.wrapper
+        rows = rows_together(model, common.batch_size, dict(grid))
+        may_share = common.batch_size is None and model.device is not None
         return Plan(
             items=items_of(made, dict(grid)),
-            measure=asking(model, maker.feed, dict(grid), early_stop=self.early_stop),
-            batch_size=rows_together(model, common.batch_size, dict(grid)),
+            measure=asking(model, maker.feed, dict(grid), rows, early_stop=self.early_stop, may_share=may_share),
+            batch_size=rows_looked_at(made, rows) if may_share else rows,
             note=lambda row: f"{row['dataset']}, {row['length']:,} tokens",
             resolved={
                 "tasks": list(dict.fromkeys(one.task.name for one in made)),
@@ -117,6 +120,7 @@ class Ruler(Experiment):
             },
             source=maker.source(made),
             data=maker.hashes({one.task for one in made}),
+            facts={"shared_beginnings": may_share},
             **grid_facts(grid, rule, common, self.name),
         )
 
@@ -297,13 +301,40 @@ def rows_together(model: Generator, given: int | None, scales: Scales) -> Callab
     return rows
 
 
-def asking(model: Generator, feed: Feed, scales: Scales, *, early_stop: bool) -> Measure:
-    """What answers a batch of samples and makes the lines of TASK.jsonl (docs/files.md)."""
+def rows_looked_at(made: Sequence[Haystack], rows: Callable[[Item], int]) -> Callable[[Item], int]:
+    """The same, or so many that a beginning can be read for all of them, where the samples of a task begin alike."""
+    groups: dict[tuple[int, str], list[Haystack]] = {}
+    for one in made:
+        groups.setdefault((one.length, one.task.name), []).append(one)
+    likely = {key for key, some in groups.items() if sharing.alike([one.stored.read()["input"] for one in some[:4]])}
+
+    def looked_at(item: Item) -> int:
+        one = item.payload
+        most = sharing.LOOKED_AT if (one.length, one.task.name) in likely else 1
+        return rows(item) if item.group[2].method in BY_LENGTH else max(rows(item), most)
+
+    return looked_at
+
+
+def asking(
+    model: Generator,
+    feed: Feed,
+    scales: Scales,
+    rows: Callable[[Item], int],
+    *,
+    early_stop: bool,
+    may_share: bool = False,
+) -> Measure:
+    """What answers a batch of samples and makes the lines of TASK.jsonl (docs/files.md).
+
+    rows: how many to decode together.    may_share: whether a beginning of several prompts may be read once.
+    """
 
     def measure(batch: Sequence[Item], folder: RunFolder) -> Iterator[tuple[Item, Row]]:
         scaling = scales[batch[0].payload.length]
         prompts = [feed.prompt(item.payload, early_stop=early_stop) for item in batch]
-        for index, generation in model.generate(prompts, scaling):
+        answers = sharing.generate(model, prompts, scaling, rows=rows(batch[0]), may_share=may_share)
+        for index, generation in answers:
             yield batch[index], _line(batch[index].payload, prompts[index], generation, scaling)
 
     return measure
