@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from e2bench.errors import E2BenchError
-from e2bench.experiments.loading import check_model, load_model, with_preset
+from e2bench.experiments.loading import check_model, factors_of, load_model, with_preset
 from e2bench.experiments.options import Common
 from e2bench.models.findings import OK, WRONG, Finding, collected, find
 from e2bench.rope.windows import short_length
@@ -38,7 +38,7 @@ def examine(common: Common, *, data: str | None = None) -> Findings:
 
 def _scaling(model: Any, common: Common) -> Finding:
     """Check the asked scale and method against what transformers builds; what they come to."""
-    rule = model.rule(with_preset(common).scale, common.method)
+    rule = model.rule(with_preset(common).scale, common.method).searched(factors_of(common))
     window = rule.window(common.window)
     scaling = rule.scaling(window)
     model.check_scaling(scaling)

@@ -13,7 +13,7 @@ from typing import Any
 
 from e2bench.errors import DataError
 from e2bench.experiments.base import Experiment, Plan
-from e2bench.experiments.loading import check_model, load_model, quiet_libraries, spec_of, with_preset
+from e2bench.experiments.loading import check_model, factors_of, load_model, quiet_libraries, spec_of, with_preset
 from e2bench.experiments.options import Common
 from e2bench.files import read_json
 from e2bench.models.loading import device_name
@@ -103,7 +103,7 @@ def forecast(experiment: Experiment, common: Common, outline: Any, results: Path
 
     outline: from `outline_of`.    results: folder whose finished runs tell the rate; None: the run's own and beside it.
     """
-    rule = experiment.rule(outline, with_preset(common))
+    rule = experiment.rule(outline, with_preset(common)).searched(factors_of(common))
     plan = experiment.plan(outline, rule, common, experiment.inputs(common))
     try:
         folder = common.out or Path("results") / experiment.folder_name(outline.name, rule, plan)

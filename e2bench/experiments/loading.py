@@ -13,6 +13,7 @@ from e2bench.experiments.base import answerable
 from e2bench.experiments.options import Common
 from e2bench.extras import require
 from e2bench.models.loading import ModelSpec, check_source
+from e2bench.rope.factors import Factors, read_factors
 from e2bench.rope.windows import Scale, short_length
 from e2bench.terminal import say
 
@@ -138,6 +139,11 @@ def with_preset(common: Common, *, aloud: bool = False) -> Common:
         served_api=common.served_api or preset.served_api,
         tokenizer=common.tokenizer or preset.tokenizer,
     )
+
+
+def factors_of(common: Common) -> Factors | None:
+    """LongRoPE's factors in the file that `--factors` names. Raises E2BenchError."""
+    return None if common.factors is None else read_factors(common.factors.expanduser())
 
 
 def quiet_bars() -> None:

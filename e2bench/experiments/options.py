@@ -59,10 +59,13 @@ class Common(Settings):
     )
     method: str | None = setting(
         None,
-        "linear (PI, E²), ntk, dynamic, yarn, dynamic-yarn or none.",
+        "linear (PI, E²), ntk, dynamic, yarn, dynamic-yarn, longrope or none.",
         parse=parse_method,
         choices=METHODS,
         panel=MODEL,
+    )
+    factors: Path | None = setting(
+        None, "LongRoPE's factors: a JSON file, or a checkpoint that has some; with --method longrope.", panel=MODEL
     )
     window: int | None = setting(
         None, "Tokens of input and answer together. Default: g·L.", parse=parse_length, panel=MODEL

@@ -11,12 +11,13 @@ from typing import Any
 from e2bench.environment import check_launcher
 from e2bench.errors import E2BenchError
 from e2bench.experiments.base import Experiment, Plan
-from e2bench.experiments.loading import check_model, load_model, with_preset
+from e2bench.experiments.loading import check_model, factors_of, load_model, with_preset
 from e2bench.experiments.options import Common
 from e2bench.experiments.training import familiar, trained_on
 from e2bench.models.findings import NOTE, Finding
 from e2bench.models.identity import tokenizer_hash
 from e2bench.models.loading import device_name
+from e2bench.rope.factors import Factors
 from e2bench.rope.windows import ScaleRule
 from e2bench.runs.folder import RunFolder, another_run
 from e2bench.runs.lines import RUN, read_run
@@ -58,7 +59,7 @@ def run_experiment(experiment: Experiment, common: Common, model: Any = None) ->
     model = load_model(common, needs=experiment.needed()) if model is None else model
     check_needs(experiment, model)
     tell(model)
-    rule = experiment.rule(model, with_preset(common))
+    rule = experiment.rule(model, with_preset(common)).searched(factors_of(common))
     plan = experiment.plan(model, rule, common, inputs)
     try:
         return run_plan(experiment, common, model, rule, plan)
@@ -141,6 +142,11 @@ def digest(resolved: dict[str, Any], chooses: Mapping[str, bool]) -> str:
     return hashlib.sha256(json.dumps(deciding, sort_keys=True, default=str).encode()).hexdigest()[:6]
 
 
+def digest_of(factors: Factors) -> str:
+    """16 hex digits that tell LongRoPE's factors from others."""
+    return hashlib.sha256(repr(factors).encode()).hexdigest()[:16]
+
+
 def measure(plan: Plan, folder: RunFolder, processes: Processes, *, title: str) -> None:
     """Make every line of the plan that the folder does not hold yet."""
     from e2bench.runs.runner import run
@@ -176,6 +182,7 @@ def open_run(
         **{name: described[name] for name in ("weights", "eos") if name in described},  # not seen behind a server
         "tokenizer": tokenizer_hash(model.tokenizer),
         "native_window": model.native_window,
+        **({"factors": digest_of(factors)} if (factors := factors_of(common)) else {}),
         "dtype": str(model.dtype).removeprefix("torch."),
         "attention": model.attention,
         "device": "none" if model.device is None else model.device.type,

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from e2bench.errors import E2BenchError, UnknownName
+from e2bench.rope.factors import Factors
 
 Parameters = dict[str, Any]
 
@@ -28,7 +29,7 @@ class Method:
     factor: (L, tokens of the input) -> the factor for that input; None: g itself.
     by_length: whether the frequencies follow each input's length, so that a batch holds one prompt.
     in_config: whether a config says the same at every length (export, servers).
-    plain_at_one: whether g = 1 is the pretrained rotation.
+    plain_at_one: whether g = 1 is the pretrained rotation.    searched: whether it needs factors from a file.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Method:
     by_length: bool = False
     in_config: bool = True
     plain_at_one: bool = True
+    searched: bool = False
 
     @property
     def own(self) -> bool:
@@ -67,6 +69,11 @@ def _dynamic(g: float, native: int) -> Parameters:
     return {"rope_type": "dynamic", "factor": float(g)}
 
 
+def _longrope(g: float, native: int) -> Parameters:
+    """Its factors come from `RopeScaling.factors`."""
+    return {"rope_type": "longrope", "factor": float(g), "original_max_position_embeddings": native}
+
+
 def _extended(g: float, native: int, tokens: int) -> int:
     return math.ceil(g * native)
 
@@ -87,7 +94,16 @@ ROWS = (
     Method("dynamic", "Dynamic NTK", _dynamic, _at_least_native, by_length=True, in_config=False, plain_at_one=False),
     Method("yarn", "YaRN", _yarn),  # arXiv 2309.00071
     Method("dynamic-yarn", "Dynamic YaRN", _yarn, factor=_needed, by_length=True, in_config=False, plain_at_one=False),
-    Method("longrope", "LongRoPE", None, by_length=True, plain_at_one=False),  # arXiv 2402.13753
+    Method(  # arXiv 2402.13753: short factors up to L tokens, long ones beyond
+        "longrope",
+        "LongRoPE",
+        _longrope,
+        _at_least_native,
+        by_length=True,
+        in_config=False,
+        plain_at_one=False,
+        searched=True,
+    ),
     Method("checkpoint", "the checkpoint's own", None, plain_at_one=False),
 )
 BY_NAME = {row.name: row for row in ROWS}
@@ -111,11 +127,12 @@ class RopeScaling:
         length needs; jquesnelle/yarn, scaled_rope/LlamaDynamicYaRNScaledRotaryEmbedding.py at a18e549); or what a
         checkpoint's config says: `longrope` (arXiv 2402.13753, short or long factors by the length of each input), else
         `checkpoint`.
-    factor: g >= 1.
+    factor: g >= 1.    factors: of `longrope` from a file; a checkpoint's own are in its config.
     """
 
     method: str = "linear"
     factor: float = 1.0
+    factors: Factors | None = None
     own: bool = field(default=False, compare=False)  # the checkpoint's, to be used as transformers built it
 
     def __post_init__(self) -> None:
@@ -141,14 +158,21 @@ class RopeScaling:
     def replacing(self, current: Parameters, native: int) -> Parameters:
         """`rope_parameters` in place of `current`: what else describes the rotation kept, the type and factor replaced.
 
-        Raises ValueError for a checkpoint's own scaling, which is kept, not made.
+        Raises ValueError for a checkpoint's own scaling, which is kept, not made; E2BenchError for missing factors.
         """
         kept = {k: v for k, v in current.items() if k in ("rope_theta", "partial_rotary_factor")}
         if self.is_plain:
             return {**kept, "rope_type": "default"}
         if self.row.parameters is None:
             raise ValueError(f"{self.method} is a checkpoint's own scaling")
-        return {**kept, **self.row.parameters(self.factor, native)}
+        new = self.row.parameters(self.factor, native)
+        if not self.row.searched:
+            return {**kept, **new}
+        if self.factors is None:
+            raise E2BenchError(
+                f"--method {self.method} needs factors that were searched for the model: give --factors FILE"
+            )
+        return {**kept, **new, **self.factors.parameters()}
 
 
 def scale_for_window(window: int, native: int) -> int:

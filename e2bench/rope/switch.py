@@ -49,6 +49,8 @@ def inverse_frequencies(
     if row.seq_len is not None and not plain:
         seq_len = row.seq_len(scaling.factor, native, length or native)
         config.max_position_embeddings = native  # what transformers takes for L
+        if hasattr(config, "original_max_position_embeddings"):  # of Phi-3's class 4,096, put before the parameters'
+            config.original_max_position_embeddings = native
     compute = rotary.compute_default_rope_parameters if plain else ROPE_INIT_FUNCTIONS[parameters["rope_type"]]
     return _float32(rope_frequencies(compute, config, seq_len=seq_len, layer_type=layer_type))
 
@@ -146,6 +148,8 @@ class RopeSwitch:
             return self.restore()
         if scaling == self.scaling and scaling.method not in BY_LENGTH:
             return None
+        if scaling.factors is not None:
+            scaling.factors.check(self._slots[0].inv_freq.numel())
         computed = [
             inverse_frequencies(slot.module, scaling, native=self.native, length=length, layer_type=slot.layer_type)
             for slot in self._slots

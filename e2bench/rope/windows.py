@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from e2bench.errors import E2BenchError
-from e2bench.rope.methods import METHODS, OWN_METHODS, RopeScaling, scale_for_window
+from e2bench.rope.factors import Factors
+from e2bench.rope.methods import BY_NAME, OWN_METHODS, RopeScaling, scale_for_window
 
 K = 1024
 AUTO, PER_INPUT = "auto", "per-input"
@@ -16,7 +17,8 @@ AUTO, PER_INPUT = "auto", "per-input"
 class ScaleRule:
     """How g is chosen: fixed numbers, `auto` (smallest g that covers the window), or `per-input`.
 
-    method: of RoPE scaling.    own: the checkpoint's own scaling, used as it is when nothing was asked for.
+    method: of RoPE scaling.    factors: of `longrope` from a file.    own: the checkpoint's own scaling, used as it is
+        when nothing was asked for.
     """
 
     kind: str  # "fixed", AUTO, PER_INPUT or "own"
@@ -24,6 +26,7 @@ class ScaleRule:
     method: str
     native: int
     own: RopeScaling | None = None
+    factors: Factors | None = None
 
     def scaling(self, window: int, value: float | None = None) -> RopeScaling:
         """The scaling for a window of so many tokens; `value` picks one of several fixed numbers (None: the first)."""
@@ -32,8 +35,19 @@ class ScaleRule:
         if self.method == "none":
             return RopeScaling("none", 1)
         if self.kind == "fixed":
-            return RopeScaling(self.method, self.values[0] if value is None else value)
-        return RopeScaling(self.method, scale_for_window(window, self.native))
+            return RopeScaling(self.method, self.values[0] if value is None else value, self.factors)
+        return RopeScaling(self.method, scale_for_window(window, self.native), self.factors)
+
+    def searched(self, factors: Factors | None) -> ScaleRule:
+        """The same with factors from a file. Raises E2BenchError where they are missing, or nothing takes them."""
+        takes = self.kind != "own" and BY_NAME[self.method].searched
+        if takes and factors is None:
+            raise E2BenchError(
+                f"--method {self.method} needs factors that were searched for the model: give --factors FILE"
+            )
+        if factors is not None and not takes:
+            raise E2BenchError("--factors are LongRoPE's: give --method longrope with them")
+        return replace(self, factors=factors)
 
     def window(self, given: int | None) -> int:
         """The window of a run in tokens: `--window` if given, else g·L, with several g the largest."""
@@ -54,7 +68,7 @@ def scale_rule(scale: Scale | None, method: str | None, native: int, own: RopeSc
     """
     if scale is None and method is None and own is not None:
         return ScaleRule("own", (own.factor,), own.method, native, own)
-    if method is None and own is not None and own.method not in METHODS:
+    if method is None and own is not None and own.method in ("checkpoint", *OWN_METHODS):
         raise E2BenchError(
             f"the checkpoint has its own RoPE scaling (one of {', '.join(OWN_METHODS)}), which --scale would replace; "
             "say what is meant with --method, or leave --scale out to keep it"

@@ -1,0 +1,69 @@
+"""Factors that LongRoPE's search found for a model (arXiv 2402.13753): one divisor for each inverse frequency."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from e2bench.errors import E2BenchError
+from e2bench.files import read_json
+
+PLACES = ("rope_parameters", "rope_scaling")  # where a checkpoint's config.json has them
+
+
+@dataclass(frozen=True)
+class Factors:
+    """d/2 divisors for inputs of up to L tokens, and those for longer ones.
+
+    attention: the factor on cos and sin; None: sqrt(1 + ln g / ln L), as transformers has it for Phi-3.
+    """
+
+    short: tuple[float, ...]
+    long: tuple[float, ...]
+    attention: float | None = None
+
+    def parameters(self) -> dict[str, Any]:
+        """The same in the words of transformers' `rope_parameters`."""
+        lists = {"short_factor": list(self.short), "long_factor": list(self.long)}
+        return lists if self.attention is None else {**lists, "attention_factor": self.attention}
+
+    def check(self, frequencies: int) -> None:
+        """Raise E2BenchError for a model with another number of inverse frequencies."""
+        if len(self.long) != frequencies:
+            raise E2BenchError(
+                f"--factors has {len(self.long)} factors, and the model {frequencies} rotary frequencies: "
+                "they were searched for another model"
+            )
+
+
+def read_factors(path: Path) -> Factors:
+    """The factors in a JSON file: `long_factor` and, if it has one, `short_factor` (else all 1), `attention_factor`.
+
+    They stand at the top, or in `rope_parameters` or `rope_scaling`: a checkpoint's config.json will do, or its
+    folder. Raises E2BenchError for a file without them, and for what are no positive numbers.
+    """
+    path = path / "config.json" if path.is_dir() else path
+    stored = read_json(path)
+    places = [one for one in (stored, *map(stored.get, PLACES)) if isinstance(one, dict)]
+    found = next((one for one in places if "long_factor" in one), None)
+    if found is None:
+        raise E2BenchError(
+            f"{path} has no long_factor; give a JSON file with long_factor and short_factor, such as the config.json "
+            "of a LongRoPE checkpoint"
+        )
+    long = _numbers(found["long_factor"], path, "long_factor")
+    short = _numbers(found.get("short_factor", [1.0] * len(long)), path, "short_factor")
+    if len(short) != len(long):
+        raise E2BenchError(f"{path}: {len(short)} numbers in short_factor, {len(long)} in long_factor")
+    attention = found.get("attention_factor")
+    return Factors(short, long, None if attention is None else _numbers([attention], path, "attention_factor")[0])
+
+
+def _numbers(values: Any, path: Path, name: str) -> tuple[float, ...]:
+    numbers = values if isinstance(values, list) else []
+    good = [float(n) for n in numbers if isinstance(n, int | float) and not isinstance(n, bool) and 0 < n < math.inf]
+    if not good or len(good) != len(numbers):
+        raise E2BenchError(f"{path}: {name} must be a list of positive numbers")
+    return tuple(good)
