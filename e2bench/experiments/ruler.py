@@ -106,7 +106,7 @@ class Ruler(Experiment):
         return Plan(
             items=items_of(made, dict(grid)),
             measure=asking(model, maker.feed, dict(grid), rows, early_stop=self.early_stop, may_share=may_share),
-            batch_size=rows_looked_at(made, rows) if may_share else rows,
+            batch_size=rows_looked_at(made, rows, dict(grid)) if may_share else rows,
             note=lambda row: f"{row['dataset']}, {row['length']:,} tokens",
             resolved={
                 "tasks": list(dict.fromkeys(one.task.name for one in made)),
@@ -301,7 +301,7 @@ def rows_together(model: Generator, given: int | None, scales: Scales) -> Callab
     return rows
 
 
-def rows_looked_at(made: Sequence[Haystack], rows: Callable[[Item], int]) -> Callable[[Item], int]:
+def rows_looked_at(made: Sequence[Haystack], rows: Callable[[Item], int], scales: Scales) -> Callable[[Item], int]:
     """The same, or so many that a beginning can be read for all of them, where the samples of a task begin alike."""
     groups: dict[tuple[int, str], list[Haystack]] = {}
     for one in made:
@@ -311,7 +311,7 @@ def rows_looked_at(made: Sequence[Haystack], rows: Callable[[Item], int]) -> Cal
     def looked_at(item: Item) -> int:
         one = item.payload
         most = sharing.LOOKED_AT if (one.length, one.task.name) in likely else 1
-        return rows(item) if item.group[2].method in BY_LENGTH else max(rows(item), most)
+        return rows(item) if scales[one.length].method in BY_LENGTH else max(rows(item), most)
 
     return looked_at
 
