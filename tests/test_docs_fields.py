@@ -110,7 +110,7 @@ def made(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "own.yaml").write_text(json.dumps(row), encoding="utf-8")  # JSON is YAML
     e2bench("longbench", *model, "--include", "own.yaml", "--limit", 1, "--window", 600, "--out", "own")
     lengths = ("--lengths", "128,256", "--docs", 1, "--max-windows", 1, "--stride", 64)
-    e2bench("ppl", *model, *lengths, "--extrapolate", "--out", "ppl")
+    e2bench("ppl", *model, *lengths, "--extrapolate", "--token-losses", "--out", "ppl")
     for trials in (1, 2):  # the second call continues the first one's run
         e2bench("passkey", *model, "--lengths", 512, "--depths", 1, "--trials", trials, "--out", "passkey")
     e2bench("ruler", *model, "--lengths", 1024, "--tasks", "vt,niah_single_1", "--samples", 1, "--out", "ruler")

@@ -15,7 +15,7 @@ from e2bench.experiments.base import Experiment, Line, Plan, Sample, default_fol
 from e2bench.experiments.documents import corpus_source, open_corpus
 from e2bench.experiments.grid import cell_part, cell_samples, finished_lines, grid_facts, grid_of, grouped, named
 from e2bench.experiments.windows import PROTOCOLS, Protocol, cells_of, items_of, measuring, running_note, together
-from e2bench.rope.windows import Scale, ScaleRule, parse_length, parse_lengths
+from e2bench.rope.windows import Scale, ScaleRule, parse_length, parse_lengths, short_length
 from e2bench.settings import setting
 from e2bench.terminal import say
 
@@ -45,6 +45,7 @@ class Perplexity(Experiment):
     advice: ClassVar[Mapping[str, str]] = {
         "doc_tokens": "fix the documents with --doc-tokens and --min-tokens to add lengths to a run"
     }
+    implied: ClassVar[Mapping[str, Any]] = {"token_losses": False}
     unit: ClassVar[str] = "nats a token (lower is better)"
     factor: ClassVar[float] = 1
     demo_text: ClassVar[str] = "Python's standard library"
@@ -57,9 +58,12 @@ class Perplexity(Experiment):
         "scale": "g",
         "perplexity": "perplexity",
         "interval": "95 % interval",
+        "context_perplexity": "context ppl",
+        "context_share": "gained",
         "documents": "documents",
         "scored_tokens": "tokens",
     }
+    fractions: ClassVar[Sequence[str]] = ("context_share",)
     shows_samples: ClassVar[bool] = False
 
     lengths: tuple[int, ...] = setting(
@@ -76,6 +80,11 @@ class Perplexity(Experiment):
         LONGEST, "Used of a document: longest (length), all or a number.", parse=parse_doc_tokens
     )
     max_windows: int | None = setting(None, "Only the last N windows of each document.", minimum=1)
+    token_losses: bool = setting(
+        False,
+        "Store every token's loss; scores also tell the perplexity of tokens that need the long context.",
+        flags=("--token-losses",),
+    )
     extrapolate: bool = setting(False, "Scale 1 at every length.", flags=("--extrapolate",))
 
     def check(self, common: Common) -> None:
@@ -84,6 +93,11 @@ class Perplexity(Experiment):
         if self.stride >= self.lengths[0]:
             raise E2BenchError(
                 f"stride {self.stride} does not fit the shortest length {self.lengths[0]}; it must lie below it"
+            )
+        if self.token_losses and self.protocol != "press":
+            raise E2BenchError(
+                f"--token-losses compares the same tokens at every length, which --protocol {self.protocol} does not "
+                "score; leave one of them out"
             )
         if self.extrapolate and common.scale not in (None, Scale("fixed", (1.0,))):
             raise E2BenchError(f"--extrapolate reads every length at scale 1; leave --scale {common.scale} out")
@@ -130,7 +144,7 @@ class Perplexity(Experiment):
         require_memory(model, longest, model.scoring_bytes(longest))
         return Plan(
             items=items_of(cells),
-            measure=measuring(model, protocol, common.batch_size),
+            measure=measuring(model, protocol, common.batch_size, keep_losses=self.token_losses),
             batch_size=together(cells),
             note=running_note(),
             part=lambda item: cell_part(item.payload.window, item.payload.scaling),
@@ -145,6 +159,7 @@ class Perplexity(Experiment):
                 "documents": [c.document.id for c in chosen],
                 "doc_tokens": used or ALL,
                 "max_windows": max_windows,
+                "token_losses": self.token_losses,
             },
             source=source,
             data={c.document.where.rsplit("/", 1)[-1]: c.document.id for c in chosen},
@@ -169,8 +184,29 @@ class Perplexity(Experiment):
     @classmethod
     def summarise(cls, folder: Path, **options: Any) -> dict[str, Any]:
         """Perplexity of each (window, scale) with a bootstrap 95 % interval over documents."""
+        from e2bench.experiments.context_tokens import context_scores
+
         lines = finished_lines(folder, cls.name)
-        return {"cells": [_scored(window, scale, rows) for (window, scale), rows in grouped(lines, "window", "scale")]}
+        context = context_scores(folder, lines)
+        return {
+            "cells": [
+                {**_scored(window, scale, rows), **context.get((window, scale), {})}
+                for (window, scale), rows in grouped(lines, "window", "scale")
+            ]
+        }
+
+    @classmethod
+    def closing(cls, scores: Mapping[str, Any]) -> list[str]:
+        """What the context tokens are."""
+        cells = scores["cells"]
+        if not any("context_tokens" in cell for cell in cells):
+            return []
+        ends = f"{short_length(cells[0]['window'])} to {short_length(cells[-1]['window'])}"
+        return [
+            f"context ppl: over {cells[-1]['context_tokens']:,} tokens whose loss falls by more than 2 nats, below 2, "
+            f"from {ends} (LongPPL's thresholds, the model as its own judge: not LongPPL). "
+            "gained: the share of all tokens that a length gains so."
+        ]
 
     @classmethod
     def samples(cls, folder: Path, name: str, lines: Sequence[Line], *, strict: bool) -> Iterator[tuple[Line, Sample]]:

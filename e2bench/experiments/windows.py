@@ -16,6 +16,7 @@ length, S the stride. Every protocol here is per document: windows never cross f
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 from e2bench.data.corpus import Chosen
 from e2bench.errors import E2BenchError, RunFailed
+from e2bench.experiments.context_tokens import losses_name
+from e2bench.files import write_atomic
 from e2bench.models.memory import is_exhausted, release_memory
 from e2bench.rope.methods import BY_LENGTH, RopeScaling
 from e2bench.rope.windows import short_length, short_number
@@ -158,10 +161,13 @@ def running_note() -> Callable[[Row], str]:
     return note
 
 
-def measuring(model: Scorer, protocol: Protocol, batch_size: int | None = None) -> Measure:
+def measuring(
+    model: Scorer, protocol: Protocol, batch_size: int | None = None, *, keep_losses: bool = False
+) -> Measure:
     """What turns cells into lines: sums of nats, so that any mean can be recomputed.
 
     batch_size: windows a forward pass where so many fit; None for as many as are worth it.
+    keep_losses: whether each token's loss goes into a file beside, which the line names.
     The measuring raises RunFailed naming the document whose loss is not finite.
     """
 
@@ -169,10 +175,21 @@ def measuring(model: Scorer, protocol: Protocol, batch_size: int | None = None) 
         prefix = None
         # The longest window first: its first pass holds the shorter ones' first scores.
         for item in sorted(batch, key=lambda one: -one.payload.window):
-            line, prefix = _cell_line(model, item.payload, protocol, batch_size, prefix)
-            yield item, line
+            line, prefix, losses = _cell_line(model, item.payload, protocol, batch_size, prefix)
+            yield item, {**line, "losses": _kept(folder, line, losses)} if keep_losses else line
 
     return measure
+
+
+def _kept(folder: RunFolder, line: Row, losses: Sequence[torch.Tensor]) -> str:
+    """The name of the file into which the losses of a line are written."""
+    import numpy as np
+
+    name = losses_name(line["document"], line["window"], line["scale"])
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, nll=np.concatenate([part.float().numpy() for part in losses]))
+    write_atomic(folder.path / name, buffer.getvalue())
+    return name
 
 
 def _key(cell: Cell) -> dict[str, object]:
@@ -181,8 +198,8 @@ def _key(cell: Cell) -> dict[str, object]:
 
 def _cell_line(
     model: Scorer, cell: Cell, protocol: Protocol, batch_size: int | None, prefix: torch.Tensor | None
-) -> tuple[Row, torch.Tensor | None]:
-    """A cell's record, and the first window's scores, which a shorter window at the same scale can use as they are."""
+) -> tuple[Row, torch.Tensor | None, Sequence[torch.Tensor]]:
+    """A cell's record, the first window's scores, which a shorter window at its scale can use, and all scores."""
     nll_sum = mean_sum = 0.0
     scored = 0
     with model.under(cell.scaling, cell.window):
@@ -216,7 +233,7 @@ def _cell_line(
         "mean_sum": mean_sum,
         "tokens": len(cell.ids),
     }
-    return line, prefix
+    return line, prefix, parts
 
 
 def _first_scores(

@@ -72,6 +72,13 @@ def averages(found: Results) -> list[Table]:
     return [Table("averages", "LongBench averages under each scheme", columns, rows, [note])] if rows else []
 
 
+CONTEXT = {
+    "context_perplexity": "Perplexity of context tokens",
+    "context_tokens": "Context tokens",
+    "context_share": "Share gained",
+}
+
+
 def perplexity(found: Results) -> list[Table]:
     """Every (run, window, scale) with its interval."""
     rows: list[Row] = []
@@ -81,13 +88,19 @@ def perplexity(found: Results) -> list[Table]:
             low, high = interval(cell)
             row = _head(run, run.model) | {"method": labels.method(run, cell.get("method"))}
             row |= {key: cell.get(key) for key in ("window", "scale", "perplexity", "documents", "scored_tokens")}
+            row |= {key: cell.get(key) for key in CONTEXT}
             row |= {"low": low, "high": high} | {key: resolved.get(key) for key in ("protocol", "stride")}
             rows.append(row | {"extrapolate": "yes" if run.manifest.get("extrapolate") else ""})
     columns = [*_RUN, Column("method", "Method"), Column("window", "Window", 0), Column("scale", "g", 2)]
     columns += [Column("perplexity", "Perplexity", EXACT), *(Column(k, k.title(), EXACT) for k in ("low", "high"))]
     columns += [Column("documents", "Documents", 0), Column("scored_tokens", "Scored tokens", 0)]
     columns += [Column("protocol", "Protocol"), Column("stride", "Stride"), Column("extrapolate", "Extrapolated")]
-    note = "Interval: bootstrap over documents, 95 %; empty for one document."
+    columns += [Column(key, heading, EXACT) for key, heading in CONTEXT.items()]
+    note = (
+        "Interval: bootstrap over documents, 95 %; empty for one document. Context tokens (ppl --token-losses): those "
+        "whose loss falls by more than 2 nats, to below 2, from the run's shortest to its longest length; the share "
+        "is of all tokens, chosen anew at each length. LongPPL's thresholds, the model as its own evaluator."
+    )
     return [Table("perplexity", "Perplexity, cell by cell", columns, rows, [note])] if rows else []
 
 

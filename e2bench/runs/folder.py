@@ -25,7 +25,7 @@ NO_LINKS = getattr(os, "O_NOFOLLOW", 0)  # a received folder's link must not lea
 # and what made the first lines stays.
 WENT = ("started", "device", "batch_size", "processes", "versions", "commit", "dirty")
 KEPT = (*WENT, "model", "checks")
-MAP = re.compile(r"attention-\d+(-[\w.]+)*\.npz")  # an attention run's arrays
+MAP = re.compile(r"(attention-\d+|ppl-[0-9a-f]{16})(-[\w.]+)*\.npz")  # arrays of a run
 
 
 def owned(run: Mapping[str, Any]) -> set[str]:
