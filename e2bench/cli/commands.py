@@ -83,11 +83,14 @@ def view(
 def results(
     folder: Annotated[Path, typer.Argument(help="A run, or a folder of runs.")],
     csv: Annotated[bool, Flag("--csv", help="As CSV, unrounded, with data, commit and folder.")] = False,
+    lm_eval: Annotated[
+        bool, Flag("--lm-eval", help="One run of tasks that lm-eval knows, as its results.json has them.")
+    ] = False,
 ) -> None:
     """Every number of many runs, one row each."""
     from e2bench.cli.results import run
 
-    run(folder, as_csv=csv)
+    run(folder, as_csv=csv, as_lm_eval=lm_eval)
 
 
 @app.command(cls=Command)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
-from e2bench.errors import printable
+from e2bench.errors import E2BenchError, printable
 from e2bench.reporting.flat import flat_table
+from e2bench.reporting.lm_eval import results_json
 from e2bench.reporting.table import to_csv
 
 SHOWN = ("folder", "task", "length", "scale", "method", "metric", "value", "95 %", "n")
 
 
-def run(folder: Path, *, as_csv: bool) -> None:
-    """Print the flat table; what was skipped is named on stderr."""
+def run(folder: Path, *, as_csv: bool, as_lm_eval: bool = False) -> None:
+    """Print the flat table; what was skipped is named on stderr. as_lm_eval: one run as lm-eval's results.json."""
+    if as_csv and as_lm_eval:
+        raise E2BenchError("--csv and --lm-eval are two formats; give one of them")
+    if as_lm_eval:
+        print(json.dumps(results_json(folder), indent=2, ensure_ascii=False))
+        return
     table, found = flat_table(folder)
     for warning in found.warnings:
         print(f"warning: {printable(warning)}", file=sys.stderr)

@@ -13,6 +13,7 @@ from e2bench.settings import Settings, setting
 
 MODEL = "Model, scale and machine"
 RUN = "The run"
+TRACKERS = ("tensorboard", "wandb")  # also the names of their folders in a run's
 APIS = ("completions", "chat")
 # What a loaded model keeps; the rest can change from run to run.
 OF_A_MODEL = (
@@ -103,6 +104,9 @@ class Common(Settings):
         "auto", "auto or a number; 1 in float32 is the reference mode.", parse=parse_batch_size, panel=MODEL
     )
     out: Path | None = setting(None, "The run's folder. Default: below results/.", flags=("--out", "-o"), panel=RUN)
+    log: str | None = setting(
+        None, "Also give the scores to tensorboard (below the run's folder) or wandb.", choices=TRACKERS, panel=RUN
+    )
     seed: int = setting(0, "Of every random choice.", panel=RUN)
     resume: bool = setting(
         False, "Insist on a run to continue (what is there is always used).", flags=("--resume",), panel=RUN

@@ -13,6 +13,7 @@ from e2bench.errors import E2BenchError
 from e2bench.experiments.base import Experiment, Plan
 from e2bench.experiments.loading import check_model, factors_of, load_model, with_preset
 from e2bench.experiments.options import Common
+from e2bench.experiments.tracking import check_tracker, log_run
 from e2bench.experiments.training import familiar, trained_on
 from e2bench.models.findings import NOTE, Finding
 from e2bench.models.identity import tokenizer_hash
@@ -45,6 +46,7 @@ def run_experiment(experiment: Experiment, common: Common, model: Any = None) ->
     """
     check_launcher()
     experiment.check(common)
+    check_tracker(common.log)
     if experiment.without_model(common):
         return None
     if common.out is not None and not common.fresh:
@@ -91,6 +93,8 @@ def run_plan(experiment: Experiment, common: Common, model: Any, rule: ScaleRule
         model.rope.restore()
         measure(plan, folder, processes, title=experiment.name)
         done = finish_run(out, processes)
+    if done and common.log is not None:
+        log_run(out, common.log)
     return out if done else None
 
 

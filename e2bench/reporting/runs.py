@@ -15,6 +15,7 @@ from typing import Any, TypeGuard
 
 from e2bench.errors import DataError, E2BenchError, one_line
 from e2bench.experiments.base import EXPERIMENTS, Experiment, experiment
+from e2bench.experiments.options import TRACKERS
 from e2bench.experiments.stored import current_scores, layout_of
 from e2bench.files import parse_json, read_json, read_whole
 from e2bench.runs.lines import RUN, SCORES, names_of, read_run, stored_rows
@@ -134,6 +135,8 @@ def _folders(results: Path) -> Iterator[tuple[Path, list[str], bool]]:
     while waiting:  # os.walk calls itself for every level, and Python ends that at a thousand
         folder = waiting.pop()
         folders, names = _listed(folder)
+        if RUN in names:  # where `--log` writes
+            folders = [name for name in folders if name not in TRACKERS]
         if MARKER in names:
             folders = [name for name in folders if not _of_report(folder, name)]
         if "train.jsonl" in names or E2_CONFIG in names:
