@@ -13,13 +13,15 @@ if TYPE_CHECKING:
 
 def run(name: str | None) -> None:
     """Fetch a data set and print where it is; without a name list them."""
-    from e2bench.data.fetch import fetch, size_bytes
+    from e2bench.data.fetch import fetch, is_verified, size_bytes
     from e2bench.tasks.corpora import ABOUT, every_set, find_all
 
     if name is not None:
         chosen = name.lower()
         for archive in find_all(chosen):
-            print(fetch(archive))
+            fetched = fetch(archive)
+            print(fetched)
+            say(f"{'verified' if is_verified(archive, fetched) else 'NOT verified'}: {archive.pin}")
         say(f"next: e2bench {chosen if chosen in EXPERIMENTS else f'ppl --data {chosen}'} --model MODEL")
         return
     sets: dict[str, list[Archive]] = {}

@@ -50,6 +50,12 @@ class Archive:
     part_of: str = ""
     without: str = "--data FOLDER (your own copy) or --data demo (comes with e2bench)"
 
+    @property
+    def pin(self) -> str:
+        """What says which file it is, in words."""
+        expected = f"SHA-256 {self.sha256[:16]}…" if self.sha256 else "the hub's SHA-256 for it"
+        return f"{self.filename} of {self.repo} at {self.revision[:12]}, {expected}"
+
 
 def cache_folder() -> Path:
     """Where fetched data sets live: $E2BENCH_CACHE, else the user's cache folder."""
