@@ -73,6 +73,7 @@ NOT_RUN: dict[str, list[str]] = {
         "e2bench suite FILE.yaml --out results/mine --dry-run",
         "e2bench suite FILE.yaml --out results/mine",
         "e2bench results RESULTS --csv",
+        "e2bench results RESULTS/MODEL/EXPERIMENT --lm-eval",
         "e2bench suite paper --set",
     ],
     "docs/performance.md": [
