@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from e2bench.cli import app
-from e2bench.experiments.options import MODEL, RUN, Common
+from e2bench.experiments.options import ENGINE, MODEL, RUN, Common
 
 PAGE = Path(__file__).parent / "reference" / "commands.md"
 HEAD = """# Commands
@@ -37,7 +37,7 @@ def page() -> str:
         parts.append(_section(name, inspect.getdoc(callback) or "", own, shares))
     parts.append(SHARED)
     shared = _parameters(commands["longbench"])
-    for panel in (MODEL, RUN):
+    for panel in (MODEL, ENGINE, RUN):
         rows = {k: p for k, p in shared.items() if k in common and _typer(p).rich_help_panel == panel}
         parts.append(f"### {panel}\n\n{_table(rows)}")
     return "\n".join(parts)

@@ -135,6 +135,16 @@ def small_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def engine_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An executable for `--engine-command`, as pip writes it: a small HTTP server with vLLM's options."""
+    path = tmp_path_factory.mktemp("bin") / "vllm"
+    source = Path(__file__).with_name("engine_program.py")
+    path.write_text(f"#!{sys.executable}\nimport runpy\nrunpy.run_path({str(source)!r}, run_name='__main__')\n")
+    path.chmod(0o755)
+    return path
+
+
 @dataclass(frozen=True)
 class Ended:
     """What a command left: its exit status and what it said."""

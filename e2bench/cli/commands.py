@@ -184,13 +184,10 @@ def doctor(
 def serve_command(
     common: Common,
     *,
-    engine: Annotated[str, Flag(help="vllm or sglang.")] = "vllm",
-    tensor_parallel: Annotated[int, Flag(help="GPUs that share every layer.", min=1)] = 1,
-    pipeline_parallel: Annotated[int, Flag(help="Groups of GPUs that share the layers out.", min=1)] = 1,
     nodes: Annotated[int, Flag(help="Machines.", min=1)] = 1,
     port: Annotated[int, Flag(help="Of the server.", min=1, max=65535)] = 8000,
 ) -> None:
-    """Print the vLLM or SGLang command that serves a model at a scale; nothing is loaded."""
+    """Print the command that serves a model at a scale, by vLLM or with --engine sglang; nothing is loaded."""
     arguments = dict(locals())
     from e2bench.cli.serve_command import run
 

@@ -15,6 +15,7 @@ EXAMPLES = {
     "longbench": (
         "e2bench longbench --data demo --window 2k",
         "e2bench longbench --model meta-llama/Llama-2-7b-hf --scale 8 --tasks trec,lcc --limit 20 --out results/g8",
+        "e2bench longbench --model meta-llama/Llama-2-7b-hf --scale 8 --engine vllm --out results/g8-vllm",
     ),
     "short": ("e2bench short --model meta-llama/Llama-2-7b-hf --suite paper --out results/short",),
     "ppl": (

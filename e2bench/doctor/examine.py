@@ -29,6 +29,8 @@ def examine(common: Common, *, data: str | None = None) -> Findings:
             findings.append(scaling)
             _true_lengths(model)
             _template(model)
+            if common.has_engine:
+                _engine(model, common)
         except E2BenchError as error:
             find("model", WRONG, str(error), "no run would start", "see there")
         if data is not None:
@@ -53,6 +55,20 @@ def _true_lengths(model: Any) -> None:
     from e2bench.models.probe import check_true_lengths
 
     check_true_lengths(model)
+
+
+def _engine(model: Any, common: Common) -> None:
+    """Start the engine with the asked scaling, as a run would, and ask it for a token."""
+    from e2bench.models.protocols import Prompt
+
+    rule = model.rule(with_preset(common).scale, common.method)
+    scaling = rule.scaling(rule.window(common.window))
+    try:
+        version = model.describe()["engine"]["version"]
+        list(model.generate([Prompt(model.encode("The quick brown fox"), 1)], scaling))
+    finally:
+        model.close()
+    find("engine", OK, f"{common.engine} {version} starts with g = {scaling.factor:g} and answers")
 
 
 def _template(model: Any) -> None:

@@ -43,6 +43,7 @@ class Plan:
     needed: bytes beside the weights for the longest input; None: those of reading it into a cache.
     resolved: settings as they came out; what is not in `Experiment.chooses` must be the same to resume.
     scaling, length: what stands in force when run.json is written; None: no single one.
+    scalings: (length, scaling) of every part of the work, where there are several.
     rope: method and factor, as run.json shows them.    data: file or document: hash.    source: where the data is from.
     window: of the run in tokens, where it has one; part of the default folder's name.
     facts: further entries of run.json.    close: called when the run is over, or refused.
@@ -57,6 +58,7 @@ class Plan:
     data: Mapping[str, str] = field(default_factory=dict)
     scaling: RopeScaling | None = None
     length: int | None = None
+    scalings: Sequence[tuple[int, RopeScaling]] = ()
     window: int | None = None
     note: Callable[[Row], str] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -144,6 +146,11 @@ class Experiment(Settings):
 
     def check(self, common: Common) -> None:
         """Refuse shared settings that this experiment cannot take, before anything is loaded."""
+        if common.has_engine and self.needed() != "Generator":
+            raise E2BenchError(
+                f"{self.name} needs a model's losses{' or attention' * (self.needed() != 'Scorer')}, and --engine "
+                f"{common.engine} gives texts; leave --engine out"
+            )
         scale = common.scale
         if scale is not None and len(scale.values) > 1 and not self.several_scales:
             raise E2BenchError(

@@ -90,7 +90,7 @@ def outline_of(common: Common, experiment: Experiment) -> Any:
     """What stands for the model in a forecast: its outline; a served model itself, which is loaded elsewhere."""
     check_model(common)
     named = with_preset(common)
-    if named.is_served:
+    if named.is_served or named.has_engine:
         return load_model(common, needs=experiment.needs)
     from e2bench.models.outline import Outline
 

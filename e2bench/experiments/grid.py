@@ -51,6 +51,7 @@ def grid_facts(grid: Grid, rule: ScaleRule, common: Common, experiment: str) -> 
         "rope": {"method": rule.method, "factor": scales[0] if len(set(scales)) == 1 else scales},
         "scaling": grid[0][1],
         "length": grid[0][0],
+        "scalings": tuple(grid),
     }
 
 

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from e2bench.errors import E2BenchError, UnknownName
 from e2bench.experiments.base import answerable
-from e2bench.experiments.options import Common
+from e2bench.experiments.options import IN_FLIGHT, OF_AN_ENGINE, Common
 from e2bench.extras import require
 from e2bench.models.loading import ModelSpec, check_source
 from e2bench.rope.factors import Factors, read_factors
 from e2bench.rope.windows import Scale, short_length
+from e2bench.runs.processes import launched
+from e2bench.settings import flag
 from e2bench.terminal import say
 
 if TYPE_CHECKING:
     from e2bench.models.texts import Texts
+
+# Of a model in this process's memory, or of a server that is there already.
+LOADED_HERE = ("attn", "device", "device_map", "compile", "served_model_name", "served_api", "insecure")
 
 
 def load_model(common: Common, *, needs: str = "Scorer") -> Any:
@@ -27,6 +33,8 @@ def load_model(common: Common, *, needs: str = "Scorer") -> Any:
     needs: the protocol of `models.protocols` that it must have; a served model is a `Generator`.
     """
     common = with_preset(common, aloud=True)
+    if common.has_engine:
+        return _engine_model(common, needs)
     if common.is_served:
         return _served_model(common, needs)
     quiet_libraries()
@@ -58,8 +66,58 @@ def check_model(common: Common) -> None:
     """Refuse, before torch is imported, a model that is not there or cannot be used as the settings say."""
     quiet_bars()
     common = with_preset(common)
+    if common.has_engine:
+        _check_engine(common)
+    elif unused := [name for name in OF_AN_ENGINE if name != "engine" and name in common.given]:
+        raise E2BenchError(f"{flag(unused[0])} is for --engine vllm or sglang; give that too, or leave it out")
     if not common.is_served:
         check_source(spec_of(common))
+
+
+def _check_engine(common: Common) -> None:
+    """Refuse what no server can be started with, as far as it can be seen without the model."""
+    require("httpx", "served", f"--engine {common.engine}")
+    from e2bench.models.server import find_program
+    from e2bench.models.serving import BY_NAME, check_servable
+
+    check_servable(common.model or "")
+    if unused := [name for name in LOADED_HERE if name in common.given]:
+        raise E2BenchError(f"{flag(unused[0])} is not for --engine {common.engine}; leave it out")
+    if launched()[1] > 1:
+        raise E2BenchError(
+            f"--engine {common.engine} starts its own processes; run one, with --tensor-parallel or --engine-servers "
+            "for the GPUs"
+        )
+    if not common.dry_run:  # which may be looked at on another machine
+        find_program(BY_NAME[common.engine], common.engine_command)
+
+
+def _engine_model(common: Common, needs: str) -> Any:
+    if needs != "Generator":
+        raise E2BenchError(
+            f"--engine {common.engine} gives texts, not the losses and attentions needed here; it is for {answerable()}"
+        )
+    quiet_libraries()
+    from e2bench.models.engine import EngineModel, EngineSpec
+    from e2bench.models.serving import BY_NAME
+
+    if common.model is None:
+        say("no --model given: using the embedded tiny model")
+    try:
+        options = shlex.split(common.engine_options or "")
+    except ValueError as error:
+        raise E2BenchError(f"--engine-options {common.engine_options!r} cannot be read ({error})") from None
+    engine = EngineSpec(
+        BY_NAME[common.engine],
+        common.engine_command,
+        servers=common.engine_servers,
+        tensor=common.tensor_parallel,
+        pipeline=common.pipeline_parallel,
+        options=tuple(options),
+        concurrency=common.concurrency if "concurrency" in common.given else IN_FLIGHT * common.engine_servers,
+        wait_s=common.engine_wait,
+    )
+    return EngineModel(spec_of(common), engine)
 
 
 def spec_of(common: Common) -> ModelSpec:

@@ -6,15 +6,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from e2bench.errors import E2BenchError
-from e2bench.models.names import ATTENTIONS, DTYPES
+from e2bench.models.names import ATTENTIONS, DTYPES, ENGINES
 from e2bench.rope.methods import METHODS, parse_method
 from e2bench.rope.windows import Scale, parse_length, parse_scale
 from e2bench.settings import Settings, setting
 
 MODEL = "Model, scale and machine"
+ENGINE = "A server that e2bench starts"
 RUN = "The run"
 TRACKERS = ("tensorboard", "wandb")  # also the names of their folders in a run's
 APIS = ("completions", "chat")
+LOCAL = "local"
+IN_FLIGHT = 32  # requests to each server that e2bench starts, where --concurrency is not given; engines queue the rest
+OF_AN_ENGINE = (
+    "engine",
+    "engine_command",
+    "engine_servers",
+    "engine_options",
+    "engine_wait",
+    "tensor_parallel",
+    "pipeline_parallel",
+)
 # What a loaded model keeps; the rest can change from run to run.
 OF_A_MODEL = (
     "model",
@@ -30,6 +42,7 @@ OF_A_MODEL = (
     "concurrency",
     "trust_remote_code",
     "allow_pickle",
+    *OF_AN_ENGINE,
 )
 
 
@@ -100,6 +113,24 @@ class Common(Settings):
     compile: bool = setting(
         False, "Compile the scoring pass: for small models on a GPU.", flags=("--compile",), panel=MODEL
     )
+    engine: str = setting(
+        LOCAL,
+        "local, or vllm or sglang: started for the run, used, stopped. For what needs answers only.",
+        choices=(LOCAL, *ENGINES),
+        panel=ENGINE,
+    )
+    engine_command: str | None = setting(
+        None, "Executable in another environment: its vllm, or its python for sglang.", panel=ENGINE
+    )
+    engine_servers: int = setting(1, "Servers on this machine, which share its GPUs out.", minimum=1, panel=ENGINE)
+    engine_options: str | None = setting(
+        None, "More of the engine's own options, in one text: '--gpu-memory-utilization 0.8'.", panel=ENGINE
+    )
+    engine_wait: int = setting(1800, "Seconds that a start may take.", minimum=1, panel=ENGINE)
+    tensor_parallel: int = setting(1, "GPUs of a server that share every layer.", minimum=1, panel=ENGINE)
+    pipeline_parallel: int = setting(
+        1, "Groups of GPUs of a server that share the layers out.", minimum=1, panel=ENGINE
+    )
     batch_size: int | None = setting(
         "auto", "auto or a number; 1 in float32 is the reference mode.", parse=parse_batch_size, panel=MODEL
     )
@@ -123,3 +154,8 @@ class Common(Settings):
     def is_served(self) -> bool:
         """Whether `model` is an endpoint."""
         return (self.model or "").startswith(("http://", "https://"))
+
+    @property
+    def has_engine(self) -> bool:
+        """Whether a server is to be started for `model`."""
+        return self.engine != LOCAL

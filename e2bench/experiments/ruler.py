@@ -103,6 +103,9 @@ class Ruler(Experiment):
         wrapper = maker.feed.wrapper
         rows = rows_together(model, common.batch_size, dict(grid))
         may_share = common.batch_size is None and model.device is not None
+        facts = grid_facts(grid, rule, common, self.name)
+        uncounted = 0 if wrapper else len(model.encode(""))  # BOS, where the tokenizer adds it
+        facts["scalings"] = [(length + uncounted, scaling) for length, scaling in grid]
         return Plan(
             items=items_of(made, dict(grid)),
             measure=asking(model, maker.feed, dict(grid), rows, early_stop=self.early_stop, may_share=may_share),
@@ -121,7 +124,7 @@ class Ruler(Experiment):
             source=maker.source(made),
             data=maker.hashes({one.task for one in made}),
             facts={"shared_beginnings": may_share},
-            **grid_facts(grid, rule, common, self.name),
+            **facts,
         )
 
     def _maker(self, model: Any, common: Common, *, template: str) -> Maker:

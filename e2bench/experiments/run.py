@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,17 @@ def run_experiment(experiment: Experiment, common: Common, model: Any = None) ->
     if model is None:
         check_model(common)
     inputs = experiment.inputs(common)
-    model = load_model(common, needs=experiment.needed()) if model is None else model
+    if model is not None:
+        return run_model(experiment, common, model, inputs)
+    model = load_model(common, needs=experiment.needed())
+    try:
+        return run_model(experiment, common, model, inputs)
+    finally:
+        model.close()
+
+
+def run_model(experiment: Experiment, common: Common, model: Any, inputs: Any) -> Path | None:
+    """The same with a model at hand, and the inputs that `experiment` made. The model is left as it is."""
     check_needs(experiment, model)
     tell(model)
     rule = experiment.rule(model, with_preset(common)).searched(factors_of(common))
@@ -80,6 +91,8 @@ def dry_run(experiment: Experiment, common: Common, model: Any = None) -> None:
 def run_plan(experiment: Experiment, common: Common, model: Any, rule: ScaleRule, plan: Plan) -> Path | None:
     """Open the folder, measure what it lacks, score it."""
     processes = Processes.from_environment()
+    single = [] if plan.scaling is None or plan.length is None else [(plan.length, plan.scaling)]
+    model.expect(plan.scalings or single)
     if plan.scaling is not None:
         model.check_scaling(plan.scaling)
         model.rope.set(plan.scaling, plan.length)  # what run.json shows as in force
@@ -90,6 +103,7 @@ def run_plan(experiment: Experiment, common: Common, model: Any, rule: ScaleRule
         folder.path = out = Path(f"{out}-{digest(folder.manifest['resolved'], experiment.chooses())}")
         say(f"the default folder holds another run: this one is in {out}")
     with folder:
+        model.home = out
         model.rope.restore()
         measure(plan, folder, processes, title=experiment.name)
         done = finish_run(out, processes)
@@ -180,6 +194,9 @@ def open_run(
     """The run's folder, to be entered. `resolved`, model, data, dtype and attention decide whether it resumes."""
     described = model.describe()
     described["path"] = shareable(described["path"])
+    engine = described.pop("engine", None)
+    if engine is not None:
+        engine["commands"] = [shlex.join(map(shareable, words)) for words in engine["commands"]]
     decides = {
         **plan.resolved,
         "model": described["fingerprint"],
@@ -190,6 +207,7 @@ def open_run(
         "dtype": str(model.dtype).removeprefix("torch."),
         "attention": model.attention,
         "device": "none" if model.device is None else model.device.type,
+        **({} if engine is None else {"engine": engine["name"]}),
         "data": dict(plan.data),
     }
     contents = manifest(
@@ -197,6 +215,7 @@ def open_run(
         settings=given(common, experiment),
         resolved=decides,
         model=described,
+        **({} if engine is None else {"engine": engine}),
         rope={**plan.rope, "inv_freq": model.rope.in_force()},
         data=dict(plan.data),
         data_source=plan.source.as_json(),

@@ -10,7 +10,7 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -55,13 +55,16 @@ class Endpoint:
     timeout_s: longest silence inside an answer.    deadline_s: longest time of one whole request, however busily the
     server sends; None: twice `timeout_s`.    attempts: tries of one request.    backoff_s: first pause, doubled
     at every further try and spread at random by up to a half, at most 30 s; a Retry-After of the server goes before.
-    insecure: send a key over plain http to other machines too.
+    insecure: send a key over plain http to other machines too.    key: None: the one in the environment.
+    others: addresses of further servers of the same model; each request goes to the one with the fewest in flight.
     """
 
     def __init__(
         self,
         url: str,
         *,
+        others: Sequence[str] = (),
+        key: Secret | None = None,
         timeout_s: float = 600.0,
         deadline_s: float | None = None,
         attempts: int = 7,
@@ -71,7 +74,9 @@ class Endpoint:
         self.url = checked_url(url)
         self.attempts, self.backoff_s = attempts, backoff_s
         self.deadline_s = deadline_s or 2 * timeout_s
-        self.key = Secret.from_environment()
+        self.key = Secret.from_environment() if key is None else key
+        self._in_flight = dict.fromkeys((self.url, *map(checked_url, others)), 0)
+        self._lock = threading.Lock()
         check_way(self.url, self.key, insecure=insecure)
         self._closed, self._late = threading.Event(), False
         self._client = _client(self.url, self.key, timeout_s)
@@ -95,7 +100,8 @@ class Endpoint:
         """The JSON objects of an answer: those of an event stream as they come, or the only one of a plain answer."""
         with (
             self._in_time() as deadline,
-            self._client.stream("POST", self.url + path, json=dict(body)) as response,
+            self._least_busy() as url,
+            self._client.stream("POST", url + path, json=dict(body)) as response,
         ):
             if "text/event-stream" not in response.headers.get("content-type", ""):
                 text = self._whole(response, deadline)
@@ -109,6 +115,18 @@ class Endpoint:
                     return
                 if data:
                     yield self._object(data, response)
+
+    @contextmanager
+    def _least_busy(self) -> Iterator[str]:
+        """The address of the server that this request goes to."""
+        with self._lock:
+            url = min(self._in_flight, key=lambda one: self._in_flight[one])
+            self._in_flight[url] += 1
+        try:
+            yield url
+        finally:
+            with self._lock:
+                self._in_flight[url] -= 1
 
     @contextmanager
     def _in_time(self) -> Iterator[float]:

@@ -7,7 +7,10 @@ import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
+
+from e2bench.files import sha256_of
 
 LAST_CALL = ("truncation", "padding")  # what a call leaves behind in a tokenizer
 PIECE_BYTES = 64 << 20  # of a tensor copied from a GPU at once
@@ -40,6 +43,21 @@ def _pieces(tensor: Any) -> Iterator[Any]:
     step = PIECE_BYTES // flat.element_size()
     for begin in range(0, flat.numel(), step):
         yield flat[begin : begin + step].cpu().view(torch.uint8).numpy()
+
+
+def checkpoint_hash(path: str, commit: str | None) -> str | None:
+    """What tells the weights of a checkpoint that is not loaded here; None where nothing does.
+
+    Of a hub id its commit; of a folder 32 hex digits over the names and every byte of its weight files (SHA-256), so
+    that one cut into other shards is another one.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        return commit
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        digests = dict(zip((file.name for file in files), pool.map(sha256_of, files), strict=True))
+    return hashlib.sha256(json.dumps(digests).encode()).hexdigest()[:32] if digests else None
 
 
 def tokenizer_hash(tokenizer: Any) -> str:

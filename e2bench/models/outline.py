@@ -39,8 +39,8 @@ class Outline(Configured):
         dtype = dtype_of(spec.dtype, str(self._device))
         stored = getattr(loaded.hf, "dtype", None) or getattr(self.config, "dtype", None)
         self._dtype = dtype if isinstance(dtype, torch.dtype) else stored or torch.float32
-        parameters = _parameters(loaded.hf, spec.trust_remote_code)
-        self.weight_bytes = parameters and parameters * self.dtype.itemsize
+        self.parameters = _parameters(loaded.hf, spec.trust_remote_code)
+        self.weight_bytes = self.parameters and self.parameters * self._dtype.itemsize
 
     @property
     def device(self) -> torch.device:

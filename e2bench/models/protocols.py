@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from e2bench.errors import ModelError
@@ -78,6 +79,7 @@ class Generator(Protocol):
     own_scaling: RopeScaling | None
     attention: str
     findings: list[Finding]
+    home: Path | None  # of a run in progress: its folder, for what a model writes of itself
 
     @property
     def dtype(self) -> Any:
@@ -96,6 +98,14 @@ class Generator(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """The `model` part of run.json."""
+        ...
+
+    def expect(self, work: Sequence[tuple[int, RopeScaling]]) -> None:
+        """(tokens, scaling) of every part of the run that begins. Raises E2BenchError for one that cannot be had."""
+        ...
+
+    def close(self) -> None:
+        """Give back what was taken for as long as the model is used."""
         ...
 
     def rule(self, scale: Scale | None, method: str | None) -> ScaleRule:

@@ -25,7 +25,9 @@ from e2bench.rope.methods import RopeScaling
 from e2bench.rope.windows import Scale, ScaleRule, scale_rule
 
 APIS = {"completions": "/completions", "chat": "/chat/completions"}
-EXTENDED = ("vllm", "sglang")  # take `stop_token_ids` and `min_tokens` beside OpenAI's own fields
+EXTENDED = ("vllm", "sglang")  # take `stop_token_ids`, `min_tokens` and penalties beside OpenAI's own fields
+# A checkpoint's generation_config.json may hold penalties, which these servers apply where a request names none.
+NO_PENALTIES = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 TOKEN_CHARS = 256  # no vocabulary has a longer token
 FINISHES = {"stop": "eos", "length": "length", "scored": "scored"}
 QUEUED = 4  # batches of `concurrency` handed over at once, so that one slow answer leaves no gap
@@ -281,6 +283,8 @@ class ServedModel(Remote):
             body["messages"] = [{"role": "user", "content": text}]
         else:
             body["prompt"] = text
+        if self.extended:
+            body |= NO_PENALTIES
         if self.extended and prompt.stop_ids:
             body |= {"stop_token_ids": sorted(prompt.stop_ids), "min_tokens": prompt.min_new_tokens}
         answer = Answer()

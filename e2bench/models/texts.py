@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from e2bench.models.findings import Finding
@@ -14,6 +15,13 @@ class Texts:
     """Texts to token ids and back, by the tokenizer of a subclass."""
 
     tokenizer: Any
+    home: Path | None = None  # of a run in progress: its folder, for what a model writes of itself
+
+    def expect(self, work: Sequence[tuple[int, RopeScaling]]) -> None:
+        """(tokens of prompt and answer, scaling) of every part of the run that is about to begin; of no matter here."""
+
+    def close(self) -> None:
+        """Give back what was taken for as long as the model is used; nothing where it is only memory."""
 
     def encode(self, text: str, *, special_tokens: bool = True) -> list[int]:
         """Token ids of a text, with what the tokenizer adds (BOS) or without."""

@@ -23,7 +23,7 @@ SHOWN_S = 90  # NFS keeps a folder's listing for up to 60 s
 NO_LINKS = getattr(os, "O_NOFOLLOW", 0)  # a received folder's link must not lead an appended line elsewhere
 # In run.json what a later call asked for replaces what stood there; how it went is an entry of its own in `continued`,
 # and what made the first lines stays.
-WENT = ("started", "device", "batch_size", "processes", "versions", "commit", "dirty")
+WENT = ("started", "device", "engine", "batch_size", "processes", "versions", "commit", "dirty")
 KEPT = (*WENT, "model", "checks")
 MAP = re.compile(r"(attention-\d+|ppl-[0-9a-f]{16})(-[\w.]+)*\.npz")  # arrays of a run
 
@@ -168,6 +168,8 @@ class RunFolder:
                 f"{self.path} was begun by an older e2bench, which did not record {', '.join(lacking)}: whether they "
                 "are the same now cannot be told"
             )
+        if (before := engine_in(earlier)) != (after := engine_in(self.manifest)):
+            say(f"{self.path} was begun with {before}, and goes on with {after}: its lines are of both")
         self.data_changed = _disagree(old.get("data"), new.get("data"))
         for name in self.chooses:  # what earlier calls chose is still in the folder
             if isinstance(old.get(name), dict) and isinstance(new.get(name), dict):
@@ -290,6 +292,17 @@ def work_of(run: Mapping[str, Any]) -> dict[str, Any]:
     named = work if isinstance(work, dict) else {}
     numbers = {name: named.get(name) for name in ("tokens", "seconds")}
     return {name: value if isinstance(value, int | float) and value > 0 else 0 for name, value in numbers.items()}
+
+
+def engine_in(run: Mapping[str, Any]) -> str:
+    """Name, version and options of the engine of a run.json; empty where there is none."""
+    engine = run.get("engine")
+    if not isinstance(engine, dict):
+        return ""
+    options = engine.get("options")
+    return " ".join(
+        map(str, [engine.get("name"), engine.get("version"), *(options if isinstance(options, list) else [])])
+    )
 
 
 def _disagree(old: Any, new: Any) -> bool:

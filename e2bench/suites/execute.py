@@ -58,13 +58,19 @@ def loaded_as(common: Common) -> Hashable:
 def work_off(suite: Suite, show: Callable[[Path | None], None]) -> None:
     """Measure what the runs lack, one model after the other."""
     model, key = None, None
-    for number, entry in enumerate(suite.entries, 1):
-        _say(number, suite, entry.note or " ".join(filter(None, (entry.model, entry.name))))
-        if model is None or loaded_as(entry.common) != key:
-            model = None
-            release_memory()
-            model, key = load_model(entry.common, needs=entry.experiment.needs), loaded_as(entry.common)
-        show(run_experiment(entry.experiment, entry.common, model))
+    try:
+        for number, entry in enumerate(suite.entries, 1):
+            _say(number, suite, entry.note or " ".join(filter(None, (entry.model, entry.name))))
+            if model is None or loaded_as(entry.common) != key:
+                if model is not None:
+                    model.close()
+                model = None
+                release_memory()
+                model, key = load_model(entry.common, needs=entry.experiment.needs), loaded_as(entry.common)
+            show(run_experiment(entry.experiment, entry.common, model))
+    finally:
+        if model is not None:
+            model.close()
 
 
 def _say(number: int, suite: Suite, what: str) -> None:
