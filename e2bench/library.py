@@ -53,7 +53,8 @@ def load(model: str | Path | None = None, **options: Any) -> Model:
     """Load a model: hub id, folder, .gguf file, adapter, preset or http(s)://HOST/v1; None: the embedded one.
 
     options: dtype, device, device_map, attn, revision, tokenizer, native_window, served_model_name, served_api,
-        concurrency, trust_remote_code, allow_pickle; see docs/reference/commands.md.
+        concurrency, trust_remote_code, allow_pickle, engine, …; see docs/reference/commands.md. With an engine,
+        `close()` of what is given back stops its servers; they end with this process in any case.
     Raises UnknownName for another option, and E2BenchError with one line for what cannot be loaded.
     """
     from e2bench.experiments.loading import check_model, load_model

@@ -64,6 +64,8 @@ NOT_RUN: dict[str, list[str]] = {
     "docs/howto/read-the-page.md": ["e2bench compare RUN_A RUN_B"],
     "docs/howto/ruler.md": ["e2bench data ruler"],
     "docs/howto/serve-vllm.md": [
+        "e2bench longbench --model meta-llama/Llama-2-7b-hf --scale 8 --engine vllm",
+        "e2bench passkey --model meta-llama/Llama-2-7b-hf --scale 8",
         "eval $(e2bench serve-command --model meta-llama/Llama-2-7b-hf --scale",
         "e2bench longbench --model http://127.0.0.1:8000/v1 --served-model",
         "e2bench passkey --model http://127.0.0.1:8000/v1 --served-model",
@@ -81,6 +83,8 @@ NOT_RUN: dict[str, list[str]] = {
         "accelerate launch --num_processes 8 -m e2bench longbench …",
         "srun --ntasks 16 --gpus-per-task 1 python -m e2bench longbench …",
         "torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d",
+        "e2bench longbench --model M --scale 16 --engine vllm",
+        "e2bench ruler --model M --engine vllm --engine-command",
         "e2bench serve-command --model M --scale 16",
         "e2bench serve-command --model M --scale 16 --engine sglang",
         "e2bench longbench --model http://HOST:8000/v1 --served-model M",

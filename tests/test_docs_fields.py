@@ -113,8 +113,8 @@ def made(tiny_folder: Path, engine_program: Path, tmp_path_factory: pytest.TempP
     e2bench("ppl", *model, *lengths, "--extrapolate", "--token-losses", "--out", "ppl")
     for trials in (1, 2):  # the second call continues the first one's run
         e2bench("passkey", *model, "--lengths", 512, "--depths", 1, "--trials", trials, "--out", "passkey")
-    engine = ("--engine", "vllm", "--engine-command", engine_program, "--dtype", "float32")
-    e2bench("passkey", *model, *engine, "--lengths", 512, "--depths", 1, "--trials", 1, "--out", "engine")
+    engine = ("--engine", "vllm", "--engine-command", engine_program)
+    e2bench("passkey", *engine, "--lengths", 512, "--depths", 1, "--trials", 1, "--out", "engine")
     e2bench("ruler", *model, "--lengths", 1024, "--tasks", "vt,niah_single_1", "--samples", 1, "--out", "ruler")
     e2bench("needle", *model, "--lengths", 384, "--data", "demo", "--depths", 1, "--trials", 1, "--out", "needle")
     e2bench("attention", *model, "--lengths", 256, "--keys", "short", "--keep-heads", "--out", "attention")

@@ -18,9 +18,10 @@ import pytest
 
 from e2bench.errors import E2BenchError, RunFailed
 from e2bench.experiments.base import EXPERIMENTS, experiment
-from e2bench.experiments.loading import check_model
+from e2bench.experiments.loading import check_model, load_model
 from e2bench.experiments.options import Common
 from e2bench.experiments.passkey import PassKey
+from e2bench.experiments.ruler import Ruler
 from e2bench.experiments.run import run_experiment
 from e2bench.models import server as servers
 from e2bench.models.loading import embedded_model
@@ -323,6 +324,19 @@ def test_scalings_that_no_server_can_be_given_are_refused_before_it_starts(progr
     assert not (tmp_path / "run").exists()
 
 
+def test_ruler_asks_for_a_context_that_holds_bos_beside_its_length(program, tmp_path, monkeypatch):
+    monkeypatch.setenv("E2BENCH_CACHE", str(tmp_path))
+    model = load_model(given(program), needs="Generator")
+    own = Ruler.read({"lengths": "1k,2k", "tasks": "vt", "samples": 1, "data": "demo"})
+    plan = own.plan(model, own.rule(model, Common()), Common(), own.inputs(Common()))
+    assert model.encode("") == [model.tokenizer.bos_token_id]
+    assert [(length, scaling.factor) for length, scaling in plan.scalings] == [(1025, 2), (2049, 4)]
+    model.expect(plan.scalings)
+    first, _ = model.describe()["engine"]["commands"]
+    assert "VLLM_ALLOW_LONG_MAX_MODEL_LEN=1" in first
+    assert not any("max_position_embeddings" in word for word in first)
+
+
 def test_a_dry_run_needs_no_engine(tmp_path, cli):
     ended = cli(*PASSKEY, "--lengths", "512,1k", "--dry-run", "--engine-command", "/nowhere/vllm")
     assert ended.code == 0, ended.err
@@ -343,6 +357,11 @@ def compared(program: Path, tmp_path: Path, **values: Any) -> tuple[int, int]:
     run_experiment(own, given(program, dtype="float32", out=tmp_path / "engine", **values))
     run_experiment(own, Common.read({"dtype": "float32", "device": "cpu", "out": tmp_path / "local"}))
     pairs = list(zip(rows(tmp_path / "engine"), rows(tmp_path / "local"), strict=True))
+    for length in (512, 1024, 2048):
+        of_it = [(a, b) for a, b in pairs if a["length"] == length]
+        equal = sum(whole(a["pred"]) == whole(b["pred"]) for a, b in of_it)
+        found = [sum(row["success"] for row in side) for side in zip(*of_it, strict=True)]
+        print(f"{length} tokens, g = {of_it[0][0]['scale']}: {equal} of {len(of_it)} answers equal; found {found}")
     return sum(whole(a["pred"]) == whole(b["pred"]) for a, b in pairs), len(pairs)
 
 

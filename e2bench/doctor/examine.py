@@ -64,11 +64,10 @@ def _engine(model: Any, common: Common) -> None:
     rule = model.rule(with_preset(common).scale, common.method)
     scaling = rule.scaling(rule.window(common.window))
     try:
-        version = model.describe()["engine"]["version"]
         list(model.generate([Prompt(model.encode("The quick brown fox"), 1)], scaling))
     finally:
         model.close()
-    find("engine", OK, f"{common.engine} {version} starts with g = {scaling.factor:g} and answers")
+    find("engine", OK, f"{common.engine} {model.version} starts with g = {scaling.factor:g} and answers")
 
 
 def _template(model: Any) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 from e2bench.errors import E2BenchError
 from e2bench.models.endpoint import Endpoint
 from e2bench.models.findings import NOTE, collected, find
-from e2bench.models.identity import checkpoint_hash
+from e2bench.models.identity import checkpoint_hash, config_of
 from e2bench.models.loading import ModelSpec
 from e2bench.models.outline import Outline
 from e2bench.models.protocols import Generation, Prompt
@@ -113,24 +113,32 @@ class EngineModel(Outline):
         """Path of the executable. Raises E2BenchError where there is none."""
         return find_program(self.engine.engine, self.engine.program)
 
+    @cached_property
+    def version(self) -> str:
+        """Of the engine. Raises E2BenchError for an executable that does not tell."""
+        return version_of(self.engine.engine, self.program)
+
+    @cached_property
+    def weights(self) -> str | None:
+        """What tells the weights from others (`checkpoint_hash`)."""
+        return checkpoint_hash(self.path, getattr(self.config, "_commit_hash", None))
+
     def describe(self) -> dict[str, Any]:
         """The `model` part of run.json, and `engine`, its own entry. Raises E2BenchError without an executable."""
-        config = self.config.to_dict()
         vocabulary = sorted(self.tokenizer.get_vocab().items())
-        identity = json.dumps([config, vocabulary], sort_keys=True, default=str)
-        weights = checkpoint_hash(self.path, getattr(self.config, "_commit_hash", None))
+        identity = json.dumps([config_of(self.config), vocabulary], sort_keys=True, default=str)
         return {
             "name": self.name,
             "path": self.path,
             "fingerprint": hashlib.sha256(identity.encode()).hexdigest(),
-            **({} if weights is None else {"weights": weights}),
+            **({} if self.weights is None else {"weights": self.weights}),
             "architecture": "".join(self.config.architectures or [self.config.model_type]),
             "parameters": self.parameters,
             "native_window": self.native_window,
             "vocab_size": self.vocab_size,
             "engine": {
                 "name": self.engine.engine.name,
-                "version": version_of(self.engine.engine, self.program),
+                "version": self.version,
                 "servers": self.engine.servers,
                 "options": list(self.engine.options),
                 "commands": [self.command(key, window).shown() for key, window in self._windows.items()],
@@ -186,9 +194,8 @@ class EngineModel(Outline):
         Raises RunFailed where a server cannot be started, or is lost.
         """
         longest = max(len(prompt.ids) + prompt.max_new_tokens for prompt in prompts)
-        served = self._serve(_key(scaling), longest)
         try:
-            yield from served.generate(prompts)
+            yield from self._serve(_key(scaling), longest).generate(prompts)
         except E2BenchError:
             self._served = None  # its connections are closed
             for server in self._servers:

@@ -13,6 +13,7 @@ from typing import Any
 from e2bench.files import sha256_of
 
 LAST_CALL = ("truncation", "padding")  # what a call leaves behind in a tokenizer
+TRANSFORMERS = "transformers_version"  # in a config: the library's own version, not the checkpoint's
 PIECE_BYTES = 64 << 20  # of a tensor copied from a GPU at once
 
 
@@ -43,6 +44,11 @@ def _pieces(tensor: Any) -> Iterator[Any]:
     step = PIECE_BYTES // flat.element_size()
     for begin in range(0, flat.numel(), step):
         yield flat[begin : begin + step].cpu().view(torch.uint8).numpy()
+
+
+def config_of(config: Any) -> dict[str, Any]:
+    """A config but for where it lies and which transformers reads it: the same for a model that was moved."""
+    return {k: v for k, v in config.to_dict().items() if k not in ("_name_or_path", TRANSFORMERS)}
 
 
 def checkpoint_hash(path: str, commit: str | None) -> str | None:

@@ -25,7 +25,7 @@ from e2bench.models.compiled import CompiledBody, compile_pass
 from e2bench.models.configured import CHUNK_TOKENS, SCORED_ROWS, Configured
 from e2bench.models.decoding import Decoder
 from e2bench.models.findings import Finding, collected
-from e2bench.models.identity import weights_hash
+from e2bench.models.identity import config_of, weights_hash
 from e2bench.models.kvcache import ATTENTION, KVCache
 from e2bench.models.loading import ModelSpec, load_weights
 from e2bench.models.pieces import TokenPieces
@@ -44,7 +44,6 @@ DECODE_ROWS = {"cpu": 8, "cuda": 64}  # more share the reading of the weights, a
 GPU_SHARE = 0.9  # of the free memory
 PACKED_TOKENS = 16384  # of short prompts read together: enough to fill a GPU with a small model's matrix products
 TOLD_PARAMETERS = 5e9  # above it, hashing takes long enough to be said
-TRANSFORMERS = "transformers_version"  # in a config: the library's own version, not the checkpoint's
 
 
 class Model(Configured):
@@ -178,8 +177,7 @@ class Model(Configured):
 
         A model that was moved, or is read by another transformers, stays the same model.
         """
-        config = {k: v for k, v in self.hf.config.to_dict().items() if k not in ("_name_or_path", TRANSFORMERS)}
-        digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+        digest = hashlib.sha256(json.dumps(config_of(self.hf.config), sort_keys=True, default=str).encode())
         for name, tensor in self.hf.named_parameters():
             flat = tensor.detach().reshape(-1)
             sample = flat[:: max(1, flat.numel() // 64)][:64].float().cpu()

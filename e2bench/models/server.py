@@ -108,7 +108,7 @@ class Server:
     def _check_ours(self) -> None:
         """Ours refuses another key: a server that took the port before it does not."""
         try:
-            Endpoint(self.url, key=new_key()).get("/models")
+            Endpoint(self.url, key=new_key(), timeout_s=10).get("/models")
         except Refused as refused:
             if refused.status in (401, 403):
                 return
@@ -168,6 +168,7 @@ def wait_until_ready(servers: Sequence[Server], limit_s: float) -> None:
             say(f"{waiting[0].engine.label} is loading, {now - began:.0f} s so far{last}")
         if waiting:
             time.sleep(POLL_S)
+    say(f"{servers[0].engine.label} is ready after {time.monotonic() - began:.0f} s")
 
 
 def free_port() -> int:
@@ -217,8 +218,11 @@ def version_of(engine: Engine, program: str) -> str:
 
 def _interpreter(program: str) -> str | None:
     """The Python of a script that pip wrote; None for another kind of program."""
-    with open(program, "rb") as script:
-        first = script.readline(1024)
+    try:
+        with open(program, "rb") as script:
+            first = script.readline(1024)
+    except OSError:  # may be run, not read
+        return None
     path = first[2:].strip().decode("utf-8", "replace")
     return path if first.startswith(b"#!") and "python" in Path(path).name else None
 
