@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -23,8 +24,6 @@ def hushed() -> Iterator[None]:
 
 
 def say(message: str) -> None:
-    """Print a line on stderr, from rank 0 only."""
-    from rich.console import Console
-
+    """Print a line on stderr, from rank 0 only; above a progress bar, which takes stderr's place while it is shown."""
     if not _hushed.get() and int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0:
-        Console(stderr=True).print(printable(message), highlight=False, markup=False, soft_wrap=True)
+        print(printable(message), file=sys.stderr, flush=True)

@@ -147,9 +147,10 @@ class Experiment(Settings):
     def check(self, common: Common) -> None:
         """Refuse shared settings that this experiment cannot take, before anything is loaded."""
         if common.has_engine and self.needed() != "Generator":
+            which = " with these settings" if self.needs == "Generator" else ""
             raise E2BenchError(
-                f"{self.name} needs a model's losses{' or attention' * (self.needed() != 'Scorer')}, and --engine "
-                f"{common.engine} gives texts; leave --engine out"
+                f"{self.name}{which} needs a model's losses, and --engine {common.engine} gives texts; leave --engine "
+                "out"
             )
         scale = common.scale
         if scale is not None and len(scale.values) > 1 and not self.several_scales:

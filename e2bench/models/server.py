@@ -27,7 +27,7 @@ from e2bench.terminal import say
 
 HOST = "127.0.0.1"
 GRACE_S = 15.0  # for an engine to end by itself
-POLL_S, SAID_S = 0.25, 30.0
+POLL_S, SAID_S, ANSWER_S = 0.25, 30.0, 2.0
 LAST_LINES, LINE_CHARS, TAIL_BYTES = 15, 300, 64 << 10
 ASKED_S = 120.0  # for a version
 PRINT_VERSION = "import importlib.metadata, sys; print(importlib.metadata.version(sys.argv[1]))"
@@ -97,26 +97,30 @@ class Server:
         if not self.is_running:
             raise self.lost("ended while it was loading")
         try:
-            with httpx.Client(trust_env=False, timeout=2.0) as client:
-                healthy = client.get(f"http://{HOST}:{self.port}/health").status_code == 200
-        except httpx.HTTPError:
+            with httpx.Client(trust_env=False, timeout=ANSWER_S) as client:
+                if client.get(f"http://{HOST}:{self.port}/health").status_code != 200:
+                    return False
+            is_ours = self._takes(self.key) and not self._takes(new_key())
+        except (httpx.HTTPError, Broken):
             return False
-        if healthy:
-            self._check_ours()
-        return healthy
+        except E2BenchError:  # a web page, say
+            is_ours = False
+        if not is_ours:
+            raise RunFailed(
+                f"another server than the one started here answers at port {self.port}, or {self.engine.label} asks "
+                "for no key, or for another than it was given; give the same command again"
+            )
+        return True
 
-    def _check_ours(self) -> None:
-        """Ours refuses another key: a server that took the port before it does not."""
+    def _takes(self, key: Secret) -> bool:
+        """Whether the server has an answer for a client with this key."""
         try:
-            Endpoint(self.url, key=new_key(), timeout_s=10).get("/models")
+            Endpoint(self.url, key=key, timeout_s=5 * ANSWER_S).get("/models")
         except Refused as refused:
-            if refused.status in (401, 403):
-                return
-        except (Broken, E2BenchError, httpx.HTTPError):
-            pass
-        raise RunFailed(
-            f"another server than the one started here answers at port {self.port}; give the same command again"
-        )
+            if refused.status not in (401, 403):
+                raise
+            return False
+        return True
 
     def lost(self, what: str) -> RunFailed:
         """Show the end of the log, and give the error that says what happened."""
