@@ -109,7 +109,7 @@ def test_each_length_is_answered_by_a_server_with_its_scale(program, children, t
     # and is not continued by another engine
     ended = cli("passkey", *PASSKEY[3:], "--lengths", "512..2k", "--out", tmp_path / "run")
     assert ended.code == 2
-    assert "holds a run with" in ended.err
+    assert "holds a run with engine = vllm, not local; choose another --out" in ended.err
 
 
 def test_requests_are_spread_over_several_servers_that_share_the_gpus_out(program, children, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from e2bench.environment import check_launcher
 from e2bench.errors import E2BenchError
 from e2bench.experiments.base import Experiment, Plan
 from e2bench.experiments.loading import check_model, factors_of, load_model, with_preset
-from e2bench.experiments.options import Common
+from e2bench.experiments.options import LOCAL, Common
 from e2bench.experiments.tracking import check_tracker, log_run
 from e2bench.experiments.training import familiar, trained_on
 from e2bench.models.findings import NOTE, Finding
@@ -52,7 +52,7 @@ def run_experiment(experiment: Experiment, common: Common, model: Any = None) ->
         return None
     if common.out is not None and not common.fresh:
         experiment = as_begun(experiment, common.out)
-        check_folder_early(experiment, common.out)
+        check_folder_early(experiment, common.out, common.engine if model is None else None)
     if common.dry_run:
         dry_run(experiment, common, model)
         return None
@@ -139,11 +139,17 @@ def as_begun(experiment: Experiment, out: Path) -> Experiment:
     return experiment.replaced(**kept)
 
 
-def check_folder_early(experiment: Experiment, out: Path) -> None:
-    """Refuse, before a model is loaded, a folder whose run has another value of a setting that stays as it is given."""
+def check_folder_early(experiment: Experiment, out: Path, engine: str | None) -> None:
+    """Refuse, before a model is loaded, a folder whose run has another value of a setting that stays as it is given.
+
+    engine: None: of a model at hand.
+    """
     stored = stored_run(experiment, out)
     if stored is None:
         return
+    begun = stored["resolved"].get("engine", LOCAL)
+    if engine is not None and begun != engine:
+        raise another_run(out, {"engine": (begun, engine)})
     resolved, differing = experiment.resolved_of(stored), {}
     for name, (field, about, _) in experiment.named().items():
         value = getattr(experiment, field.name)

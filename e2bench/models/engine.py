@@ -199,7 +199,7 @@ class EngineModel(Outline):
         except E2BenchError:
             self._served = None  # its connections are closed
             for server in self._servers:
-                if not server.is_running:
+                if server.has_ended():
                     raise server.lost("ended in the middle of its work") from None
             raise
         except BaseException:

@@ -26,7 +26,7 @@ from e2bench.models.serving import Command, Engine
 from e2bench.terminal import say
 
 HOST = "127.0.0.1"
-GRACE_S = 15.0  # for an engine to end by itself
+GRACE_S, QUICK_S = 10.0, 2.0  # for an engine to end by itself; before that is said
 POLL_S, SAID_S, ANSWER_S = 0.25, 30.0, 2.0
 LAST_LINES, LINE_CHARS, TAIL_BYTES = 15, 300, 64 << 10
 ASKED_S = 120.0  # for a version
@@ -85,12 +85,24 @@ class Server:
         """Whether the process is there, ready or not."""
         return self._process.poll() is None
 
+    def has_ended(self) -> bool:
+        """Whether the process is gone, or goes now: its connections break before its end is seen."""
+        try:
+            self._process.wait(QUICK_S)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
     def stop(self, *, wait: bool = True) -> None:
         """End it and all that it started; without `wait` ask for that only."""
-        if wait:
-            self._end()
-        else:
-            self._process.terminate()
+        self._process.terminate()
+        if not wait:
+            return
+        try:
+            self._process.wait(QUICK_S)
+        except subprocess.TimeoutExpired:
+            say(f"waiting for {self.engine.label} to end, {GRACE_S:.0f} s at most")
+        self._end()
 
     def is_ready(self) -> bool:
         """Whether it answers. Raises RunFailed where it ended, or another server answers in its place."""

@@ -91,7 +91,7 @@ def _forecast(suite: Suite, entry: Entry, outlines: dict[Hashable, Any], aloud: 
     common, out = entry.common, Path(str(entry.common.out))
     with suite.file.at(entry.line, f"{entry.model} {entry.name}".strip()):
         if not common.fresh:
-            check_folder_early(entry.experiment, out)
+            check_folder_early(entry.experiment, out, common.engine)
         key = loaded_as(common), entry.experiment.needs
         with nullcontext() if aloud else hushed():
             say(f"{out.relative_to(suite.out)}:")
