@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _common import machine, write
+from _common import write
 from transformers import TrainerCallback
 
 from e2bench.train.finetune import make_trainer, training_arguments
@@ -99,7 +99,7 @@ def main() -> None:
         "per_sample": True, "compile": True,
     }  # fmt: skip
     first = given.steps // 3
-    result: dict[str, Any] = {"machine": machine(), "train_window": window, "micro_batch": given.micro_batch}
+    result: dict[str, Any] = {"train_window": window, "micro_batch": given.micro_batch}
     cases = {"bare": (bare, True), "compiled": (through_trainer, True), "plain": (through_trainer, False)}
     for name, (run, compiled) in cases.items():
         torch._dynamo.reset()

@@ -102,6 +102,12 @@ def tiny_model(tiny_folder: Path):
     return Model.load(ModelSpec(model=str(tiny_folder)))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests tokenise, and fetch, into a cache of their own."""
+    os.environ["E2BENCH_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def small_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The path of a recipe that trains a two-layer Llama (L = 32) on 200 short texts."""

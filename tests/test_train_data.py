@@ -3,16 +3,20 @@
 import gzip
 import itertools
 import json
+import time
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from e2bench.errors import DataError, E2BenchError, UnknownName
-from e2bench.train.data import IGNORED, PackedRows, Piece, Source, _mixture, _pack_gapless, _pack_whole, data_hashes
+from e2bench.train.data import IGNORED, Source, data_hashes
 from e2bench.train.layouts import sharegpt_segments, summary_segments
 from e2bench.train.miniature.tokenizer import train_tokenizer
+from e2bench.train.rows import PackedRows, Piece, mixture, pack_gapless, pack_whole
+from e2bench.train.tokens import tokenised, tokens_folder
 
 CONVERSATION = {
     "conversations": [
@@ -46,7 +50,7 @@ def texts(tmp_path):
 
 def rows_of(files, tokenizer, count, *, window=64, **kwargs):
     source = Source([str(file) for file in files], **kwargs.pop("source", {}))
-    rows = PackedRows([source], tokenizer, train_window=window, shuffle_buffer=8, **kwargs)
+    rows = PackedRows([source], tokenizer, train_window=window, **kwargs)
     return list(itertools.islice(iter(rows), count))
 
 
@@ -102,28 +106,33 @@ def test_documents_that_must_not_see_each_other_begin_at_position_zero(texts, to
         assert ((steps == 1) | (row["position_ids"][1:] == 0)).all()
 
 
-pieces_ = st.lists(st.integers(1, 32).map(lambda n: Piece([n] * n, [n] * n)), min_size=1, max_size=80)
+@st.composite
+def pieces_of_one_source(draw):
+    """Pieces of 1 to 32 tokens, one after another."""
+    lengths = draw(st.lists(st.integers(1, 32), min_size=1, max_size=80))
+    ends = list(itertools.accumulate(lengths))
+    return [Piece(0, end - length, end) for length, end in zip(lengths, ends, strict=True)]
 
 
 @settings(max_examples=100)
-@given(pieces_)
+@given(pieces_of_one_source())
 def test_packing_keeps_every_token_in_rows_of_the_window(pieces):
-    lengths = [len(p.input_ids) for p in pieces]
-    gapless = [list(row.pieces) for row in _pack_gapless(iter(pieces), 32)]
-    assert all(sum(len(p.input_ids) for p in row) == 32 for row in gapless)
-    assert len(gapless) == sum(lengths) // 32
-    whole = [piece for row in _pack_whole(iter(pieces), 32) for piece in row.pieces]
-    assert all(any(piece is given for given in pieces) for piece in whole)
-    assert len({id(piece) for piece in whole}) == len(whole)
-    assert all(row.tokens <= 32 for row in _pack_whole(iter(pieces), 32))
+    gapless = list(pack_gapless(pieces, 32))
+    assert len(gapless) == pieces[-1].stop // 32
+    tokens = [token for row in gapless for piece in row for token in range(piece.start, piece.stop)]
+    assert tokens == list(range(32 * len(gapless)))
+    whole = list(pack_whole(pieces, 32))
+    assert all(sum(piece.stop - piece.start for piece in row) <= 32 for row in whole)
+    packed = [piece for row in whole for piece in row]
+    assert set(packed) <= set(pieces) and len(set(packed)) == len(packed)
 
 
 @given(st.lists(st.floats(0.1, 5), min_size=2, max_size=4), st.integers(1, 200))
 def test_the_mixture_keeps_its_token_shares_at_any_point(weights, count):
-    streams = [itertools.repeat(Piece([i] * (5 + 7 * i), [])) for i in range(len(weights))]
+    streams = [itertools.repeat(Piece(i, 0, 5 + 7 * i)) for i in range(len(weights))]
     served = [0.0] * len(weights)
-    for piece in itertools.islice(_mixture(streams, weights), count):
-        served[piece.input_ids[0]] += len(piece.input_ids)
+    for piece in itertools.islice(mixture(streams, weights), count):
+        served[piece.source] += piece.stop
     longest = 5 + 7 * len(weights)
     relative = [tokens / weight for tokens, weight in zip(served, weights, strict=True)]
     assert max(relative) - min(relative) <= longest / min(weights)
@@ -194,3 +203,59 @@ def test_hashes_name_the_files_that_were_read(texts):
     _, path = texts
     (name, digest), *rest = data_hashes([Source([str(path)])]).items()
     assert name == "texts.jsonl" and len(digest) == 64 and not rest
+
+
+# ---- the cache
+
+
+def test_text_is_tokenised_once_and_checked_when_it_is_used(texts, tokenizer, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("E2BENCH_CACHE", str(tmp_path / "cache"))
+    documents, path = texts
+    source = Source([str(path)])
+    first = tokenised(source, tokenizer)
+    said = capsys.readouterr().err
+    assert "tokenising" in said and f"of {len(documents)} documents" in said and "may be deleted" in said
+    assert first.folder.parent == tokens_folder()
+    for begin, end, text in zip([0, *first.ends], first.ends, documents, strict=False):
+        expected = [tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"]]
+        assert first.tokens[begin:end].tolist() == [*expected, tokenizer.eos_token_id]
+    monkeypatch.setattr("e2bench.train.tokens.documents", lambda *_: pytest.fail("read again"))
+    assert np.array_equal(tokenised(source, tokenizer).tokens, first.tokens) and not capsys.readouterr().err
+    file = first.folder / "tokens.bin"
+    content = bytearray(file.read_bytes())
+    content[9] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=r"tokens\.bin is not what was written; delete the folder"):
+        tokenised(source, tokenizer)
+
+
+def test_other_files_and_other_settings_have_tokens_of_their_own(texts, tokenizer, tmp_path):
+    _, path = texts
+    folders = [tokenised(Source([str(path)]), tokenizer).folder]
+    folders += [tokenised(Source([str(path)], loss="answers"), tokenizer).folder]
+    path.write_text(path.read_text() + json.dumps({"text": "One more."}) + "\n")
+    folders += [tokenised(Source([str(path)]), tokenizer).folder]
+    other = train_tokenizer(["Other words in another order. " * 20], 290, tmp_path / "other")
+    folders += [tokenised(Source([str(path)]), other).folder]
+    assert len(set(folders)) == 4
+    elsewhere = tmp_path / "copy.jsonl"
+    elsewhere.write_bytes(path.read_bytes())
+    assert tokenised(Source([str(elsewhere)]), tokenizer).folder == folders[2]
+
+
+def test_a_token_that_the_model_does_not_have_is_refused_before_the_first_row(texts, tokenizer):
+    _, path = texts
+    with pytest.raises(DataError, match=r"the model has 5 embedding rows"):
+        PackedRows([Source([str(path)])], tokenizer, train_window=64, vocabulary=5)
+
+
+def test_passing_over_rows_looks_at_no_token(texts, tokenizer):
+    """What a resumed run does with the rows before its first: 20,000 of them in seconds."""
+    _, path = texts
+    rows = PackedRows([Source([str(path)])], tokenizer, train_window=64, first_row=20_000)
+    read = rows._tensors
+    numbers = []
+    rows._tensors = lambda number, row: numbers.append(number) or read(number, row)
+    began = time.perf_counter()
+    assert int(next(iter(rows))["row"]) == 20_000
+    assert numbers == [20_000] and time.perf_counter() - began < 20

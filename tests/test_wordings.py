@@ -19,11 +19,12 @@ from e2bench.experiments.run import trained_words
 from e2bench.experiments.training import every_wording, familiar, trained_on
 from e2bench.tasks.passkey import E2BENCH, LANDMARK
 from e2bench.tasks.ruler import RULER
-from e2bench.train.data import PackedRows, Source
+from e2bench.train.data import Source
 from e2bench.train.finetune import together
 from e2bench.train.miniature.retrieval import retrieval_sample
 from e2bench.train.miniature.tokenizer import train_tokenizer
 from e2bench.train.recipe import load_recipe
+from e2bench.train.rows import PackedRows
 
 ASKED = f"{E2BENCH.task}\nThe river is quiet.\n{E2BENCH.key_line.format(key=48213)}\n{E2BENCH.question} 48213."
 FILLED = " ".join(LANDMARK.filler * 3)
@@ -69,7 +70,7 @@ def test_training_counts_each_document_once_however_often_it_is_read(tmp_path: P
     texts = [ASKED, FILLED, FILLED, *(f"Nothing of the kind is here, {n}." for n in range(7))]
     tokenizer = train_tokenizer(texts, 300, tmp_path / "tokenizer")
     source = Source([str(json_lines(tmp_path / "texts.jsonl", texts))])
-    rows = PackedRows([source], tokenizer, train_window=64, shuffle_buffer=4, wordings=every_wording())
+    rows = PackedRows([source], tokenizer, train_window=64, wordings=every_wording())
     for _ in range(2):  # a resumed run reads again from the start
         assert len(list(itertools.islice(rows, 60))) == 60  # some epochs
         assert rows.rows_with == {"passkey landmark": 3, "passkey e2bench": 1, "attention": 0, "ruler": 0}

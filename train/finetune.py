@@ -41,12 +41,13 @@ from e2bench.train.callbacks import (
     numbered_checkpoints,
     step_of,
 )
-from e2bench.train.data import PackedRows, data_hashes
+from e2bench.train.data import data_hashes
 from e2bench.train.e2 import Draw, E2Settings, draw
 from e2bench.train.loading import add_lora, load_config, load_model, load_tokenizer
 from e2bench.train.plan import make_plan
 from e2bench.train.recipe import RECIPES, Recipe
 from e2bench.train.rotary import E2Positions, as_tensor
+from e2bench.train.rows import PackedRows
 from e2bench.train.step import check_liger, compile_step, compiling, loss_alone, without_mask
 from e2bench.train.weights import store_as
 
@@ -350,8 +351,10 @@ class NoRows(IterableDataset[dict[str, torch.Tensor]]):
         return iter(())
 
 
-def packed_rows(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, first_step: int = 0) -> PackedRows:
-    """The recipe's training rows, from those of step `first_step` on."""
+def packed_rows(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, first_step: int = 0, *, makes: bool = True
+) -> PackedRows:
+    """The recipe's training rows, from those of step `first_step` on. makes: this process tokenises (`tokenised`)."""
     return PackedRows(
         recipe.data,
         tokenizer,
@@ -359,10 +362,10 @@ def packed_rows(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, first_step: 
         seed=recipe.seed,
         whole_documents=recipe.whole_documents,
         cross_documents=recipe.cross_documents,
-        shuffle_buffer=recipe.shuffle_buffer,
         first_row=first_step * recipe.batch_size,
         vocabulary=text_config(load_config(recipe)).vocab_size,
         wordings=every_wording(),
+        makes=makes,
     )
 
 
@@ -410,7 +413,8 @@ def _train(recipe: Recipe, out: Path, arguments: Any, tokenizer: Any, config: di
     checkpoint = next(reversed(complete_checkpoints(out)), None)
     first_step = step_of(checkpoint) if checkpoint else 0
     tokens_per_step = recipe.batch_size * recipe.train_window
-    packed = packed_rows(recipe, tokenizer, first_step)
+    packed = packed_rows(recipe, tokenizer, first_step, makes=arguments.local_process_index == 0)
+    arguments.distributed_state.wait_for_everyone()  # what was there has been checked
     rows: IterableDataset[dict[str, torch.Tensor]] = packed
     before = base_wordings(recipe)
     writer = CheckpointConfig(config, tokens_per_step, recipe.keep, lambda: together(packed.rows_with, before))

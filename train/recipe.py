@@ -96,7 +96,6 @@ class Recipe:
     lora: Lora | None = None
     whole_documents: bool = False
     cross_documents: bool = True
-    shuffle_buffer: int = 1000
     seed: int = 0
     save_every: int = 500
     keep: int | None = 2
@@ -106,7 +105,7 @@ class Recipe:
         for key, known in CHOICES.items():
             if getattr(self, key) not in known:
                 raise UnknownName(key, str(getattr(self, key)), known)
-        for key in ("steps", "train_window", "batch_size", "micro_batch", "save_every", "log_every", "shuffle_buffer"):
+        for key in ("steps", "train_window", "batch_size", "micro_batch", "save_every", "log_every"):
             if getattr(self, key) < 1:
                 raise E2BenchError(f"{key} is {getattr(self, key)} in the recipe: it must be at least 1")
         if self.keep is not None and self.keep < 1:
