@@ -314,10 +314,3 @@ def test_a_damaged_log_is_one_line(tmp_path, line):
     (tmp_path / "train.jsonl").write_text(f'{{"step": 1, "seconds": 1.5}}\n{line}\n{{"step": 2, "seconds": 3}}\n')
     with pytest.raises(RunFolderError, match=r"train\.jsonl.*--fresh"):
         TrainLog(tmp_path, 128, 2)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU it is done")
-def test_fsdp_without_a_gpu_is_refused_rather_than_trained_as_copies(recipe, tmp_path):
-    with pytest.raises(E2BenchError, match="sharding: fsdp is not done without a GPU"):
-        train(load_recipe(str(recipe), ["sharding=fsdp"]), tmp_path / "run")
-    assert not (tmp_path / "run").exists()

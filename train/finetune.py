@@ -26,6 +26,7 @@ from e2bench.compat import enable_activation_checkpointing
 from e2bench.environment import check_launcher, number
 from e2bench.errors import DataError, E2BenchError, RunFailed, RunFolderError, one_line
 from e2bench.experiments.training import every_wording, trained_on
+from e2bench.extras import require
 from e2bench.files import disk_errors, make_folder, read_json, write_json
 from e2bench.models.identity import tokenizer_hash, weights_hash
 from e2bench.rope.config import checkpoint_scaling, native_window, text_config
@@ -101,12 +102,23 @@ class E2Trainer(Trainer):
         super().log(logs, start_time)
 
 
+def check_sharding(recipe: Recipe) -> None:
+    """Raise E2BenchError where accelerate would not shard, and say nothing: on a CPU, and in one process."""
+    if recipe.sharding == "zero2":
+        require("deepspeed", "deepspeed", "sharding: zero2")
+    if recipe.sharding == "fsdp" and not torch.cuda.is_available():
+        raise E2BenchError(
+            "sharding: fsdp is not done without a GPU (accelerate would copy everything); give sharding=none"
+        )
+    if recipe.sharding == "fsdp" and processes_started() == 1:
+        raise E2BenchError(
+            "sharding: fsdp has nothing to share in one process; start several with torchrun, or give sharding=none"
+        )
+
+
 def training_arguments(recipe: Recipe, out: Path) -> TrainingArguments:
     """The recipe in Trainer's words."""
-    if recipe.sharding == "fsdp" and not torch.cuda.is_available():  # Trainer would copy everything, without a word
-        raise E2BenchError(
-            "sharding: fsdp is not done without a GPU (transformers would copy everything); give sharding=none"
-        )
+    check_sharding(recipe)
     if recipe.compile and recipe.sharding != "none":
         raise E2BenchError(f"compile: true goes with sharding: none, and this recipe has {recipe.sharding}; drop one")
     if recipe.liger:
@@ -334,7 +346,7 @@ def make_trainer(
         enable_activation_checkpointing(whole)
     if recipe.compile:
         compile_step(whole)
-    return E2Trainer(
+    trainer = E2Trainer(
         model=model,
         args=arguments,
         train_dataset=rows,
@@ -342,6 +354,10 @@ def make_trainer(
         rows_per_step=recipe.batch_size,
         **kwargs,
     )
+    done = {"none": True, "fsdp": trainer.is_fsdp_enabled, "zero2": trainer.is_deepspeed_enabled}
+    if not done[recipe.sharding]:
+        raise E2BenchError(f"sharding: {recipe.sharding} was asked for, and accelerate does not do it here")
+    return trainer
 
 
 class NoRows(IterableDataset[dict[str, torch.Tensor]]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from e2bench.environment import check_launcher
+from e2bench.environment import check_launcher, number
 from e2bench.experiments.loading import quiet_bars
 from e2bench.extras import require
 
@@ -36,7 +36,7 @@ def run(
 
     loaded = load_recipe(recipe, overrides)
     folder = out or Path("results") / "train" / loaded.name
-    console = Console()
+    console = Console(quiet=number("RANK") > 0)  # one of several processes speaks
     check_sources(loaded, weights=not dry_run, data=not (dry_run or profile))
     table = Table("plan", loaded.name, box=None)
     for row in make_plan(loaded, processes_started()).rows():
