@@ -1,7 +1,7 @@
 """`torchrun sharded.py train …`: e2bench with FSDP on CPUs, over gloo.
 
-torch and accelerate shard there as on GPUs, but accelerate's state turns it on for accelerators alone: this turns it on.
-Everything else is what runs on GPUs: accelerate's `fully_shard` calls, Trainer's checkpoints.
+torch and accelerate can shard there as on GPUs, but accelerate's state turns it on for GPUs alone. This turns it on;
+everything else is what runs on GPUs: accelerate's `fully_shard` calls, Trainer's checkpoints.
 """
 
 from typing import Any

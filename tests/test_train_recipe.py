@@ -52,6 +52,30 @@ def test_memory_depends_on_the_train_window_and_not_on_the_extended_one():
     assert longer.activation_bytes == 8 * short.activation_bytes
 
 
+def test_the_plan_tells_hours_memory_and_disk_for_several_numbers_of_gpus():
+    plan = make_plan(load_recipe("llama2-7b"))
+    rows = dict(plan.rows())
+    # 4 forward passes (two are the backward, one is done again) of 2 · 6.607 B + 2 · 32 · 4096 · 4096 operations
+    assert plan.operations == 4 * (2 * (6_738_415_616 - 32_000 * 4096) + 2 * 32 * 4096 * 4096)
+    assert plan.hours(8) == pytest.approx(plan.hours(1) / 8)
+    assert (
+        rows["8 GPUs"]
+        == f"{plan.hours(8):,.1f} h, {(16 * plan.parameters / 8 + plan.activation_bytes) / 2**30:.2f} GiB a GPU"
+    )
+    assert rows["64 GPUs"] == "batch_size 16 cannot be divided by micro_batch 1 × 64"
+    assert rows["disk"].startswith(f"30 checkpoints of {16 * plan.parameters / 2**30:.2f} GiB (all are kept)")
+    assert "27,005 tokens/s of a 1.3 B model" in rows["hours from"] and "measured on one H100" in rows["hours from"]
+
+
+def test_a_rate_is_the_measured_one_where_it_was_measured():
+    full = load_recipe("smollm2", ["lora=null", "compile=true", "train_window=4096", "keep=2"])
+    plan = make_plan(full)
+    assert plan.tokens_per_step * full.steps / plan.hours(1) / 3600 == pytest.approx(152_883, rel=1e-3)
+    assert dict(plan.rows())["disk"].startswith("3 checkpoints of")
+    tiny = make_plan(load_recipe("tiny-copy"))
+    assert tiny.hours(1) is None and dict(tiny.rows())["1 GPU"].startswith("? h, ")
+
+
 def test_unknown_keys_are_refused_with_a_suggestion():
     with pytest.raises(UnknownName, match="unknown recipe key 'learning_rat'; did you mean 'learning_rate'"):
         build_recipe({**MINIMAL, "learning_rat": 1})

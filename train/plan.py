@@ -10,17 +10,28 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from e2bench.errors import DataError
 from e2bench.rope.config import native_window, text_config
+from e2bench.train.cost import (
+    FLOAT32,
+    GPUS,
+    Measured,
+    checkpoint_bytes,
+    checkpoints_kept,
+    rate_for,
+    recipe_operations,
+)
 from e2bench.train.e2 import max_offset
 from e2bench.train.loading import add_lora, load_config
 from e2bench.train.recipe import Recipe
 
 GIB = 2**30
-FLOAT32 = 4  # bytes
 
 
 @dataclass(frozen=True)
 class Plan:
-    """parameters, trained: counts.    native_window: L in tokens.    state_bytes, activation_bytes: of one process."""
+    """parameters, trained: counts.    native_window: L in tokens.    state_bytes, activation_bytes: of one process.
+
+    operations: floating-point operations of a token.    rate: the measured one that hours are computed from.
+    """
 
     recipe: Recipe
     parameters: int
@@ -29,6 +40,8 @@ class Plan:
     processes: int
     state_bytes: int
     activation_bytes: int
+    operations: float
+    rate: Measured | None
 
     @property
     def tokens_per_step(self) -> int:
@@ -48,8 +61,46 @@ class Plan:
             ("processes", f"{self.processes}, sharding {recipe.sharding}"),
             ("memory", f"{self._gib(self.state_bytes)} weights, gradients and optimizer + "
                        f"{self._gib(self.activation_bytes)} activations a process (estimate)"),
+            ("disk", self._disk()),
             ("data", "; ".join(self._sources())),
+            *((f"{gpus} GPU{'s' * (gpus > 1)}", self._on(gpus)) for gpus in GPUS),
+            ("hours from", self._source()),
         ]  # fmt: skip
+
+    def hours(self, gpus: int) -> float | None:
+        """Of the whole training on H100s that never wait for each other; None where nothing near was measured."""
+        if self.rate is None:
+            return None
+        tokens = self.tokens_per_step * self.recipe.steps
+        return tokens * self.operations / self.rate.operations_per_s / gpus / 3600
+
+    def _on(self, gpus: int) -> str:
+        recipe = self.recipe
+        if recipe.batch_size % (recipe.micro_batch * gpus):
+            return f"batch_size {recipe.batch_size} cannot be divided by micro_batch {recipe.micro_batch} × {gpus}"
+        state = state_bytes(self.parameters, self.trained, recipe.sharding, gpus)
+        hours = self.hours(gpus)
+        return f"{'?' if hours is None else f'{hours:,.1f}'} h, {self._gib(state + self.activation_bytes)} a GPU"
+
+    def _disk(self) -> str:
+        recipe = self.recipe
+        one, count = checkpoint_bytes(recipe, self.parameters, self.trained), checkpoints_kept(recipe)
+        width = 2 if recipe.precision == "bfloat16" and not recipe.lora else FLOAT32
+        final = width * (self.trained if recipe.lora else self.parameters)
+        kept = "all are kept" if recipe.keep is None else f"keep: {recipe.keep}, and the one being written"
+        return (
+            f"{count} checkpoints of {self._gib(one)} ({kept}) + {self._gib(final)} final model = "
+            f"{self._gib(count * one + final)}; the data's tokens lie in the cache"
+        )
+
+    def _source(self) -> str:
+        if self.rate is None:
+            return "nothing measured on a model so small"
+        return (
+            f"{self.operations / 1e9:,.2f} GFLOP a token at {self.rate.operations_per_s / 1e12:.0f} TFLOP/s, which "
+            f"{self.rate.tokens_per_s:,} tokens/s of {self.rate.what} are (measured on one H100); computed, without "
+            "the time that GPUs wait for each other"
+        )
 
     def _positions(self) -> str:
         recipe = self.recipe
@@ -89,6 +140,8 @@ def make_plan(recipe: Recipe, processes: int = 1) -> Plan:
         processes=processes,
         state_bytes=state_bytes(parameters, trained, recipe.sharding, processes),
         activation_bytes=activation_bytes(config, recipe),
+        operations=recipe_operations(config, recipe, parameters),
+        rate=rate_for(recipe, parameters),
     )
 
 
