@@ -11,7 +11,7 @@ from e2bench.rope.methods import RopeScaling
 from e2bench.rope.switch import RopeSwitch, rotary_modules
 from e2bench.train.e2 import Draw, E2Settings, draw, positions
 from e2bench.train.finetune import E2Trainer
-from e2bench.train.rotary import E2Positions
+from e2bench.train.rotary import E2Positions, as_tensor
 
 R, VOCAB = 48, 97
 SHAPE = {
@@ -167,3 +167,32 @@ def test_a_model_without_rotary_positions_is_refused():
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt2", n_embd=16, n_layer=1, n_head=2, vocab_size=9))
     with pytest.raises(ModelError, match="has no rotary positions"):
         E2Positions(model)
+
+
+def test_frequencies_that_a_launcher_rounded_are_put_back_before_the_first_step(input_ids, tmp_path):
+    """DeepSpeed casts a whole model, its buffers too; accelerate is made to do the same here."""
+    settings = E2Settings(native_window=32, train_window=R, g_max=9)
+    arguments = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", max_steps=1, save_strategy="no")
+    arguments.remove_unused_columns = False
+    rows = [{"row": row, "input_ids": ids, "labels": ids} for row, ids in enumerate(input_ids)]
+    trainer = E2Trainer(model=llama("sdpa"), args=arguments, settings=settings, rows_per_step=2, train_dataset=rows)
+    (rotary,) = rotary_modules(trainer.model)
+    kept, prepare = rotary.inv_freq.clone(), trainer.accelerator.prepare_model
+    seen = []
+
+    def cast(model, **kwargs):
+        seen.append(prepare(model.bfloat16(), **kwargs))
+        assert rotary.inv_freq.dtype == torch.bfloat16
+        return seen[-1]
+
+    trainer.accelerator.prepare_model = cast
+    trainer.train()
+    assert len(seen) == 1
+    assert rotary.inv_freq.dtype == torch.float32 and torch.equal(rotary.inv_freq, kept)
+
+
+def test_draws_are_integers_which_no_launcher_casts():
+    draws = as_tensor([Draw(20, 77_824, 4)])
+    assert draws.dtype == torch.int64 and draws.tolist() == [[20, 77_824, 4]]
+    with pytest.raises(ModelError, match="bfloat16: load the model in float32"):
+        E2Positions(llama().bfloat16())

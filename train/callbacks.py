@@ -16,6 +16,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from e2bench.errors import DataError, RunFolderError
 from e2bench.files import disk_errors, read_rows, sha256_of, write_atomic, write_json
+from e2bench.train.rotary import E2Positions
 
 CONFIG_NAME = "e2_config.json"
 LOG_NAME = "train.jsonl"
@@ -130,6 +131,16 @@ class CheckpointConfig(TrainerCallback):
         for checkpoint in complete_checkpoints(out)[: -self.keep] if self.keep else []:
             (checkpoint / CONFIG_NAME).unlink()  # first, so that a half-deleted one is not taken for a whole one
             shutil.rmtree(checkpoint)
+
+
+class KeptFrequencies(TrainerCallback):
+    """Once the launcher has made the model ready, its rotary frequencies are those that it was loaded with."""
+
+    def __init__(self, positions: E2Positions) -> None:
+        self.positions = positions
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        self.positions.restore_frequencies()
 
 
 class StopOnSignal(TrainerCallback):

@@ -35,6 +35,7 @@ from e2bench.train.callbacks import (
     CONFIG_NAME,
     FILES,
     CheckpointConfig,
+    KeptFrequencies,
     StopOnSignal,
     TrainLog,
     checkpoint_hashes,
@@ -62,6 +63,7 @@ class E2Trainer(Trainer):
         self.settings, self.rows_per_step = settings, rows_per_step
         assert self.model is not None  # only Trainer's type says that it may be
         self.positions = E2Positions(self.model)
+        self.add_callback(KeptFrequencies(self.positions))
         self.last_draws = as_tensor([Draw(1, 0, settings.sinks)])
 
     def _batch(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -118,9 +120,9 @@ def check_sharding(recipe: Recipe) -> None:
 
 def training_arguments(recipe: Recipe, out: Path) -> TrainingArguments:
     """The recipe in Trainer's words."""
-    check_sharding(recipe)
     if recipe.compile and recipe.sharding != "none":
         raise E2BenchError(f"compile: true goes with sharding: none, and this recipe has {recipe.sharding}; drop one")
+    check_sharding(recipe)
     if recipe.liger:
         check_liger(load_config(recipe).model_type)
     cosine = recipe.schedule == "cosine"

@@ -34,6 +34,25 @@ class E2Positions:
             raise ModelError(f"{type(model).__name__} has no rotary positions (RoPE), which E² needs; use a RoPE model")
         self._handles = [m.register_forward_pre_hook(self._hook, with_kwargs=True) for m in modules]
         self._draws: torch.Tensor | None = None
+        self._frequencies = [
+            (module, name, buffer.detach().clone())
+            for module in modules
+            for name, buffer in module.named_buffers()
+            if name.endswith("inv_freq")
+        ]
+        for module, name, buffer in self._frequencies:
+            if buffer.dtype.itemsize < 4:
+                raise ModelError(f"{type(module).__name__}.{name} is {buffer.dtype}: load the model in float32")
+
+    def restore_frequencies(self) -> None:
+        """Put back inverse frequencies that were cast or rounded since: DeepSpeed casts a whole model to bfloat16.
+
+        At position 65,535 a rounded one is off by up to 3.4 radians. Their device is kept.
+        """
+        for module, name, kept in self._frequencies:
+            now: torch.Tensor = getattr(module, name)
+            if now.dtype != kept.dtype or not torch.equal(now.cpu(), kept.cpu()):
+                setattr(module, name, kept.to(now.device))
 
     def set(self, draws: Sequence[Draw]) -> None:
         """Rotate row b of the coming batches by `draws[b]`; equal draws are applied once to all rows."""
@@ -66,12 +85,12 @@ class E2Positions:
         """(1 or B, R) integer -> (1 or B, R) float32."""
         assert self._draws is not None
         scale, offset, start = self._draws.to(position_ids.device).unsqueeze(-1).unbind(1)
-        return (position_ids + offset * (position_ids >= start)) / scale
+        return (position_ids + offset * (position_ids >= start)).float() / scale
 
 
 def as_tensor(draws: Sequence[Draw]) -> torch.Tensor:
-    """Draws as (B, 3) float32: scale, offset, start."""
-    return torch.tensor([[d.scale, d.offset, d.start] for d in draws], dtype=torch.float32)
+    """Draws as (B, 3) int64: scale, offset, start. Integers, since launchers cast a batch's floats to bfloat16."""
+    return torch.tensor([[d.scale, d.offset, d.start] for d in draws])
 
 
 def _is_scaled(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
