@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from accelerate import init_empty_weights
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from e2bench.compat import unpacked_gguf
+from e2bench.environment import number
 from e2bench.errors import E2BenchError, ModelError, one_line
 from e2bench.models.claims import check_folder_claims
 from e2bench.models.loading import check_hub_id
@@ -48,6 +50,8 @@ def load_config(recipe: Recipe) -> PretrainedConfig:
 def load_model(recipe: Recipe) -> PreTrainedModel:
     """The model to train, float32: the recipe's base, or a new one drawn from its config and seed.
 
+    With FSDP the first process alone reads the base (all of them where adapters are trained): the others hold memory
+    that is never touched, until accelerate shards the model and sends each its part.
     Only safetensors and GGUF weights are read, never pickled ones.
     """
     if recipe.model:
@@ -56,6 +60,8 @@ def load_model(recipe: Recipe) -> PreTrainedModel:
         if recipe.plant_induction:
             plant_induction(model, recipe.seed)
         return cast(PreTrainedModel, model)
+    if recipe.sharding == "fsdp" and recipe.lora is None and number("RANK") > 0:
+        return _unread(recipe)
     name, gguf = _located(recipe.base)
     kind: dict[str, Any] = unpacked_gguf() if gguf else {"use_safetensors": True}
     try:
@@ -64,6 +70,20 @@ def load_model(recipe: Recipe) -> PreTrainedModel:
         )
     except (OSError, ValueError) as error:
         raise _cannot_load(recipe.base, error) from error
+
+
+def _unread(recipe: Recipe) -> PreTrainedModel:
+    """The base's model with memory where its weights belong, not filled and so not taken; its buffers are right."""
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(
+            load_config(recipe), dtype=torch.float32, attn_implementation=recipe.attention
+        )
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            # Not left on the meta device: accelerate tells parameters by their address when it gives AdamW new ones.
+            setattr(module, name, torch.nn.Parameter(torch.empty_like(parameter, device="cpu")))
+    model.tie_weights()
+    return cast(PreTrainedModel, model)
 
 
 def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
