@@ -132,7 +132,7 @@ def test_what_a_plan_finds_wrong_names_the_entry_too(written, cli) -> None:
     name = written("models: [{model: none/there}]\nexperiments:\n\n  - {experiment: ppl}\n")
     ended = cli("suite", name)
     assert ended.code == 2 and ended.err.count("\n") == 1
-    assert "s.yaml:4: there ppl: none/there is not in the hub's cache" in ended.err
+    assert "s.yaml:4: there/ppl: none/there is not in the hub's cache" in ended.err
 
 
 def test_the_later_setting_wins(written) -> None:

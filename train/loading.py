@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -42,9 +44,17 @@ def load_config(recipe: Recipe) -> PretrainedConfig:
         return AutoConfig.for_model(**written)
     name, gguf = _located(recipe.base)
     try:
-        return cast(PretrainedConfig, AutoConfig.from_pretrained(name, **gguf))
+        if gguf:
+            return deepcopy(_gguf_config(name, gguf["gguf_file"], Path(recipe.base).expanduser().stat().st_mtime_ns))
+        return cast(PretrainedConfig, AutoConfig.from_pretrained(name))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _cannot_load(recipe.base, error) from error
+
+
+@cache
+def _gguf_config(folder: str, file: str, changed: int) -> Any:
+    """Read once: it takes seconds, and a plan asks for it often."""
+    return AutoConfig.from_pretrained(folder, gguf_file=file)
 
 
 def load_model(recipe: Recipe) -> PreTrainedModel:

@@ -67,6 +67,12 @@ class Plan:
             ("hours from", self._source()),
         ]  # fmt: skip
 
+    @property
+    def disk_bytes(self) -> int:
+        """Of the checkpoints that lie side by side, one more than are kept while it is written, and of the result."""
+        one, count, final = self._disk_parts()
+        return count * one + final
+
     def hours(self, gpus: int) -> float | None:
         """Of the whole training on H100s that never wait for each other; None where nothing near was measured."""
         if self.rate is None:
@@ -84,14 +90,19 @@ class Plan:
 
     def _disk(self) -> str:
         recipe = self.recipe
-        one, count = checkpoint_bytes(recipe, self.parameters, self.trained), checkpoints_kept(recipe)
-        width = 2 if recipe.precision == "bfloat16" and not recipe.lora else FLOAT32
-        final = width * (self.trained if recipe.lora else self.parameters)
+        one, count, final = self._disk_parts()
         kept = "all are kept" if recipe.keep is None else f"keep: {recipe.keep}, and the one being written"
         return (
             f"{count} checkpoints of {self._gib(one)} ({kept}) + {self._gib(final)} final model = "
-            f"{self._gib(count * one + final)}; the data's tokens lie in the cache"
+            f"{self._gib(self.disk_bytes)}; the data's tokens lie in the cache"
         )
+
+    def _disk_parts(self) -> tuple[int, int, int]:
+        """Bytes of a checkpoint, how many lie side by side, bytes of the result."""
+        recipe = self.recipe
+        one, count = checkpoint_bytes(recipe, self.parameters, self.trained), checkpoints_kept(recipe)
+        width = 2 if recipe.precision == "bfloat16" else FLOAT32
+        return one, count, width * (self.trained if recipe.lora else self.parameters)
 
     def _source(self) -> str:
         if self.rate is None:

@@ -111,14 +111,18 @@ def suite(
     sets: Annotated[
         list[str] | None, Flag("--set", help="NAME=VALUE: a variable of the suite. May be repeated.")
     ] = None,
+    only: Annotated[
+        list[str] | None,
+        Flag("--only", help="A piece of the suite as the plan names it, or all of one model. May be repeated."),
+    ] = None,
 ) -> None:
-    """Models × experiments from one YAML file: the plan, the runs, the report.
+    """Models × experiments from one YAML file: the plan, trainings, the runs, the report.
 
     Shared options fill what the file leaves open.
     """
     from e2bench.cli.suite import run
 
-    run(name, common, sets or [])
+    run(name, common, sets or [], only or [])
 
 
 @app.command(cls=Command)

@@ -14,9 +14,9 @@ from e2bench.suites.entries import read_suite
 from e2bench.suites.execute import run_suite
 
 
-def run(name: str, common: Common, sets: Sequence[str] = ()) -> None:
-    """Plan a suite, work it off and report it. sets: NAME=VALUE of its variables."""
-    suite = read_suite(name, common, dict(_value(one) for one in sets))
+def run(name: str, common: Common, sets: Sequence[str] = (), only: Sequence[str] = ()) -> None:
+    """Plan a suite, work it off and report it. sets: NAME=VALUE of its variables.    only: pieces of it."""
+    suite = read_suite(name, common, dict(_value(one) for one in sets), only)
     run_suite(suite, dry_run=common.dry_run, show=show_run)
 
 

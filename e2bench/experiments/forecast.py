@@ -38,7 +38,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Rate:
-    """Cost worked off a second by one process.    source: the run in which that was measured."""
+    """Cost worked off a second by one process.    source: the run in which that was measured, in words."""
 
     per_second: float
     source: str
@@ -98,16 +98,23 @@ def outline_of(common: Common, experiment: Experiment) -> Any:
     return Outline(spec_of(named))
 
 
-def forecast(experiment: Experiment, common: Common, outline: Any, results: Path | None = None) -> Forecast:
+def forecast(
+    experiment: Experiment,
+    common: Common,
+    outline: Any,
+    results: Path | None = None,
+    otherwise: Rate | None = None,
+) -> Forecast:
     """What `experiment` would cost. Raises what the run would, as far as it can be seen without the weights.
 
     outline: from `outline_of`.    results: folder whose finished runs tell the rate; None: the run's own and beside it.
+    otherwise: the rate where they tell none.
     """
     rule = experiment.rule(outline, with_preset(common)).searched(factors_of(common))
     plan = experiment.plan(outline, rule, common, experiment.inputs(common))
     try:
         folder = common.out or Path("results") / experiment.folder_name(outline.name, rule, plan)
-        rate = rate_of(experiment, outline, results or folder.parent)
+        rate = rate_of(experiment, outline, results or folder.parent) or otherwise
         return _forecast(experiment, plan, outline, folder, rate, fresh=common.fresh)
     finally:
         plan.close()
@@ -199,7 +206,7 @@ def rate_of(experiment: Experiment, outline: Any, results: Path) -> Rate | None:
         if then != now or not _same_kind(experiment, run) or not (work["tokens"] and work["seconds"]):
             continue
         if best is None or work["tokens"] > best[0]:
-            best = work["tokens"], Rate(work["tokens"] / work["seconds"], str(folder))
+            best = work["tokens"], Rate(work["tokens"] / work["seconds"], f"the finished run in {folder}")
     return None if best is None else best[1]
 
 

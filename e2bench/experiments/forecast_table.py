@@ -56,7 +56,7 @@ def rate(found: Forecast) -> str:
     """The hours, and where they are from; empty where they are unknown."""
     if found.rate is None or found.hours is None:
         return ""
-    return f"{hours(found.hours)} hours, at the rate of the finished run in {found.rate.source}"
+    return f"{hours(found.hours)} hours, at the rate of {found.rate.source}"
 
 
 def notes(several: list[Forecast]) -> list[str]:

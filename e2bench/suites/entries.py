@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from e2bench.errors import E2BenchError, UnknownName
-from e2bench.experiments.base import Experiment, experiment
+from e2bench.experiments.base import EXPERIMENTS, Experiment, experiment
 from e2bench.experiments.options import Common
 from e2bench.marked import Marked, check_keys
 from e2bench.settings import flag
 from e2bench.suites.file import SuiteFile, read_file
+from e2bench.suites.trainings import FOLDER, OF_A_TRAINING, Training, read_training
 
 TINY = "tiny"  # the embedded model
 REPORT = "report"
@@ -29,6 +30,7 @@ class Entry:
 
     model: its name; empty where the file leaves it to the command line.    name: of the run's folder.
     note: what is said when it begins.    line: of the experiment in the file.
+    training: what makes the model, where the suite does.
     """
 
     model: str
@@ -37,42 +39,116 @@ class Entry:
     line: int
     experiment: Experiment
     common: Common
+    training: Training | None = None
+
+    @property
+    def title(self) -> str:
+        """In the plan and for `--only`."""
+        return "/".join(filter(None, (self.model, self.name)))
+
+
+Piece = Training | Entry
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a machine works off a second, by experiment, and `train` in floating-point operations. machine: in words."""
+
+    machine: str = ""
+    per_second: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Suite:
-    """A suite's runs, those of a model together. out: the folder that they and the report go into."""
+    """A suite's trainings and runs, those of a model together. out: the folder that they and the report go into.
+
+    only: titles of the pieces that are wanted; empty: all.    rates: where no finished run tells one.
+    """
 
     file: SuiteFile
     out: Path
-    entries: tuple[Entry, ...]
+    pieces: tuple[Piece, ...]
+    only: frozenset[str] = frozenset()
+    rates: Rates = Rates()
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """The runs."""
+        return tuple(piece for piece in self.pieces if isinstance(piece, Entry))
+
+    @property
+    def wanted(self) -> tuple[Piece, ...]:
+        """The pieces to work off, in order."""
+        return tuple(piece for piece in self.pieces if not self.only or piece.title in self.only)
+
+    @property
+    def wants_report(self) -> bool:
+        """Whether a report is asked for."""
+        return not self.only or REPORT in self.only
 
 
-def read_suite(name: str, common: Common, values: Mapping[str, Any]) -> Suite:
+def read_suite(name: str, common: Common, values: Mapping[str, Any], only: Sequence[str] = ()) -> Suite:
     """The suite of that name, or in that file.
 
     common: shared options of the command line. They fill what the file leaves open, and variables of the same name.
-    values: of variables.
+    values: of variables.    only: pieces by title, or all of one model.
     Raises E2BenchError, one line with file and place, for every mistake that can be seen without data and models.
     """
     given = {name: value for name, value in common.given.items() if name in SHARED}
     file = read_file(name, values, given)
     options = {name: value for name, value in given.items() if name not in file.variables}
-    check_keys(file.shown, file.top, "key of a suite", ("about", "needs", "models", "experiments"))
-    models = _models(file)
+    check_keys(file.shown, file.top, "key of a suite", ("about", "needs", "rates", "models", "experiments"))
     out = common.out or Path("results") / file.name
+    trainings = _trainings(file, out)
+    models = _models(file, trainings)
     command = {name: value for name, value in common.given.items() if name in OF_THE_COMMAND}
     experiments = [(wanted, _for_models(file, wanted, list(models))) for wanted in _list(file, "experiments")]
-    entries = [
-        _entry(file, model, wanted, (options, settings, wanted, own[model]), {**command, "out": out})
-        for model, settings in models.items()
-        for wanted, own in experiments
-        if model in own
-    ]
-    _check_folders(file, entries)
-    for unused in _unused(options, entries):
+    pieces: list[Piece] = []
+    for model, settings in models.items():
+        training = trainings.get(model)
+        pieces += [training] if training else []
+        for wanted, own in experiments:
+            if model in own:
+                merged = (options, settings, wanted, own[model])
+                pieces.append(_entry(file, model, wanted, merged, {**command, "out": out}, training))
+    suite = Suite(file, out, tuple(pieces), _only(pieces, only), _rates(file))
+    _check_folders(file, suite.entries)
+    for unused in _unused(options, suite.entries):
         raise E2BenchError(f"{flag(unused)} has no effect: every run of {file.shown} says its own {unused}")
-    return Suite(file, out, tuple(entries))
+    return suite
+
+
+def _only(pieces: Sequence[Piece], names: Sequence[str]) -> frozenset[str]:
+    """Titles of the pieces meant: a title itself, or a model's name, which stands for its training and its runs."""
+    found: set[str] = set()
+    titles = [piece.title for piece in pieces]
+    for name in names:
+        meant = [piece.title for piece in pieces if name in (piece.title, *_groups(piece))]
+        if not meant and name != REPORT:
+            groups = dict.fromkeys(group for piece in pieces for group in _groups(piece))
+            raise UnknownName("piece of the suite", name, [*groups, *titles, REPORT])
+        found.update(meant or [REPORT])
+    return frozenset(found)
+
+
+def _groups(piece: Piece) -> tuple[str, ...]:
+    return (FOLDER, piece.name) if isinstance(piece, Training) else (piece.model,)
+
+
+def _rates(file: SuiteFile) -> Rates:
+    """`rates:` of the file."""
+    given = file.top.get("rates")
+    if given is None:
+        return Rates()
+    if not isinstance(given, Marked) or not isinstance(given.get("machine"), str):
+        line = file.top.lines["rates"]
+        raise file.refuse(line, "`rates:` has `machine: NAME`, and tokens a second by experiment")
+    check_keys(file.shown, given, "rate", ("machine", *EXPERIMENTS))
+    per_second = {name: value for name, value in given.items() if name != "machine"}
+    for name, value in per_second.items():
+        if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
+            raise file.refuse(given.lines[name], f"rate {name} is {value!r}; it must be a number above 0")
+    return Rates(given["machine"], per_second)
 
 
 def _list(file: SuiteFile, key: str) -> list[Marked]:
@@ -96,16 +172,33 @@ def _check_settings(file: SuiteFile, values: Marked, *settings: tuple[type, tupl
                     cls.read({key: value})  # type: ignore[attr-defined]
 
 
-def _models(file: SuiteFile) -> dict[str, dict[str, Any]]:
+def _trainings(file: SuiteFile, out: Path) -> dict[str, Training]:
+    """Model: its training, of those that have a recipe."""
+    found = {}
+    for entry in _list(file, "models"):
+        if "set" in entry and "recipe" not in entry:
+            raise file.refuse(entry.lines["set"], "`set:` changes a recipe; add `recipe: NAME` to this model")
+        if "recipe" not in entry:
+            continue
+        if "model" in entry or "name" not in entry:
+            raise file.refuse(entry.line, "a model with `recipe:` needs a `name:`, and no `model:`; it will be trained")
+        name = _name(file, entry, "")
+        found[name] = read_training(file, entry, name, out)
+    return found
+
+
+def _models(file: SuiteFile, trainings: Mapping[str, Training]) -> dict[str, dict[str, Any]]:
     """Name: shared settings of every model."""
     models: dict[str, dict[str, Any]] = {}
     for entry in _list(file, "models"):
-        check_keys(file.shown, entry, "setting of a model", ("name", *SHARED))
+        check_keys(file.shown, entry, "setting of a model", ("name", *OF_A_TRAINING, *SHARED))
         _check_settings(file, entry, (Common, SHARED))
         name = _name(file, entry, _model_name(entry))
         if name in models:
             raise file.refuse(entry.line, f"two models are called {name!r}; give one of them another `name:`")
-        models[name] = {key: value for key, value in entry.items() if key != "name"}
+        models[name] = {key: value for key, value in entry.items() if key not in ("name", *OF_A_TRAINING)}
+        if name in trainings:
+            models[name]["model"] = str(trainings[name].out)
     return models
 
 
@@ -124,9 +217,11 @@ def _name(file: SuiteFile, entry: Marked, default: str) -> str:
     name = entry.get("name", default)
     if name == "" and "name" not in entry:
         return ""
-    if not isinstance(name, str) or not NAME.fullmatch(name) or name == REPORT:
+    if not isinstance(name, str) or not NAME.fullmatch(name) or name in (REPORT, FOLDER):
         line = entry.lines.get("name", entry.line)
-        raise file.refuse(line, f"name {name!r} is not possible; give letters, digits, . _ -, and not {REPORT}")
+        raise file.refuse(
+            line, f"name {name!r} is not possible; give letters, digits, . _ -, and neither {REPORT} nor {FOLDER}"
+        )
     return name
 
 
@@ -144,7 +239,12 @@ def _for_models(file: SuiteFile, wanted: Marked, names: list[str]) -> dict[str, 
 
 
 def _entry(
-    file: SuiteFile, model: str, wanted: Marked, settings: tuple[Mapping[str, Any], ...], command: Mapping[str, Any]
+    file: SuiteFile,
+    model: str,
+    wanted: Marked,
+    settings: tuple[Mapping[str, Any], ...],
+    command: Mapping[str, Any],
+    training: Training | None,
 ) -> Entry:
     """One run. settings: mappings of which the later ones win; names that are no settings are left out here."""
     if "experiment" not in wanted:
@@ -169,10 +269,10 @@ def _entry(
     with file.at(wanted.line):
         made = cls.read({key: merged[key] for key in own if key in merged})
         made.check(common)
-    return Entry(model, name, str(wanted.get("note") or ""), wanted.line, made, common)
+    return Entry(model, name, str(wanted.get("note") or ""), wanted.line, made, common, training)
 
 
-def _check_folders(file: SuiteFile, entries: list[Entry]) -> None:
+def _check_folders(file: SuiteFile, entries: Sequence[Entry]) -> None:
     """Refuse two runs in one folder, or one inside another's."""
     seen: dict[Path, Entry] = {}
     for entry in entries:
@@ -182,6 +282,6 @@ def _check_folders(file: SuiteFile, entries: list[Entry]) -> None:
         seen[out] = entry
 
 
-def _unused(options: Mapping[str, Any], entries: list[Entry]) -> list[str]:
+def _unused(options: Mapping[str, Any], entries: Sequence[Entry]) -> list[str]:
     """Options of the command line that reached no run."""
     return [name for name, value in options.items() if all(e.common.given.get(name) != value for e in entries)]
