@@ -275,7 +275,7 @@ def check_parses(parts: list[str], parsed: Callable[[list[str]], None], where: s
     elif parts[0] == "eval":
         check_parses(shlex.split(parts[1].removeprefix("$(").removesuffix(")")), parsed, where)
     else:
-        assert parts[0] in ("source", "export"), where
+        assert parts[0] in ("source", "export", "cat") or parts[:2] == ["python", "-m"], where
 
 
 # ---- commands that are run
@@ -317,7 +317,8 @@ class Page:
         if parts[0] == "cat":
             assert (self.folder / parts[1]).read_text(encoding="utf-8").strip(), where
         elif parts[0] == "python":
-            process([sys.executable, str(ROOT / parts[1]), *parts[2:]], where)
+            script = ["-m"] if parts[1] == "-m" else [str(ROOT / parts[1])]
+            process([sys.executable, *script, *parts[2:]], where)
         else:
             assert parts[0] == "e2bench", where
             ended = self.cli(*parts[1:])
