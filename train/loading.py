@@ -45,16 +45,17 @@ def load_config(recipe: Recipe) -> PretrainedConfig:
     name, gguf = _located(recipe.base)
     try:
         if gguf:
-            return deepcopy(_gguf_config(name, gguf["gguf_file"], Path(recipe.base).expanduser().stat().st_mtime_ns))
+            changed = Path(recipe.base).expanduser().stat().st_mtime_ns
+            return deepcopy(_gguf_config(name, gguf["gguf_file"], changed))
         return cast(PretrainedConfig, AutoConfig.from_pretrained(name))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _cannot_load(recipe.base, error) from error
 
 
 @cache
-def _gguf_config(folder: str, file: str, changed: int) -> Any:
-    """Read once: it takes seconds, and a plan asks for it often."""
-    return AutoConfig.from_pretrained(folder, gguf_file=file)
+def _gguf_config(folder: str, file: str, changed: int) -> PretrainedConfig:
+    """Read once, unless the file has `changed`: it takes seconds, and a plan asks for it often."""
+    return cast(PretrainedConfig, AutoConfig.from_pretrained(folder, gguf_file=file))
 
 
 def load_model(recipe: Recipe) -> PreTrainedModel:
