@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from report_folders import attention_run, e2_config, longbench_run, passkey_run, ppl_run, profile
 
-from e2bench.reporting import ablations, curves, maps
+from e2bench.reporting import ablations, curves, heads, maps
 from e2bench.reporting.figures import plain
 from e2bench.reporting.runs import scan
 from e2bench.reporting.selection import primary
@@ -108,6 +109,31 @@ def test_a_second_attention_run_gets_its_own_picture(tmp_path: Path) -> None:
     attention_run(tmp_path / "a", (1024,), generated=3)
     attention_run(tmp_path / "b", (1024,), generated=3)
     assert [figure.name for figure in maps.figure_6(scan(tmp_path))] == ["figure6", "figure6-2"]
+
+
+def trials(folder: Path, *changes: dict[str, Any]) -> None:
+    """Each line of an attention run once for every trial, with its changes."""
+    lines = [json.loads(line) for line in (folder / "attention.jsonl").read_text().splitlines()]
+    made = [line | {"trial": trial} | change for line in lines for trial, change in enumerate(changes)]
+    (folder / "attention.jsonl").write_text("".join(json.dumps(line) + "\n" for line in made))
+
+
+def test_a_trial_that_is_answered_is_shown_and_its_heads_are_ranked(tmp_path: Path) -> None:
+    attention_run(tmp_path / "run", (1024, 2048), generated=3)
+    trials(tmp_path / "run", {"success": False}, {"success": True, "top_heads": [[3, 2, 0.5], [0, 1, 0.25]]})
+    [figure] = heads.figure_heads(scan(tmp_path))
+    rows = [(r["length"], r["trial"], r["answered"], r["rank"], r["layer"], r["head"]) for r in figure.data.rows]
+    assert rows[:2] == [(1024, 1, "yes", 1, 3, 2), (1024, 1, "yes", 2, 0, 1)] and len(rows) == 4
+    assert [row["gold_share"] for row in figure.data.rows[:2]] == [0.5, 0.25]
+    shown = maps.one_a_length([{"length": n, "trial": t, "success": n == t} for n in (1, 0, 4) for t in (0, 1)])
+    assert [(line["length"], line["trial"]) for line in shown] == [(0, 0), (1, 1), (4, 0)]
+
+
+def test_heads_that_are_no_numbers_are_named(tmp_path: Path) -> None:
+    attention_run(tmp_path / "run", (1024,), generated=3)
+    trials(tmp_path / "run", {"top_heads": [["a", 1]]})
+    found = scan(tmp_path)
+    assert heads.figure_heads(found) == [] and "run: its heads cannot be drawn" in found.warnings[0]
 
 
 def test_attention_rows_that_cannot_be_read_are_named(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 - runs.py: run folders -> Run; labels.py: what things are called in every table, legend and page
 - claims.py, tables.py, ablations.py, longbench2.py, ruler.py, details.py: runs -> Table; published/: the paper's rows
 - table.py: Table -> CSV, Markdown, LaTeX
-- figures.py: Figure, and how ours look; curves.py, maps.py, needles.py: runs -> Figure (PNG and the numbers drawn)
+- figures.py: Figure, and how ours look; curves.py, maps.py, heads.py, needles.py: runs -> Figure (PNG and the numbers drawn)
 - samples.py: every line for the browser; settings.py: what runs differ in; page.py, templates/: all of it -> index.html
 - output.py: the report's folder
 """
@@ -22,6 +22,7 @@ from e2bench.reporting import (
     claims,
     curves,
     details,
+    heads,
     longbench2,
     maps,
     needles,
@@ -117,7 +118,7 @@ def _content(found: Results) -> page.Content:
     behind = [table for build in behind_them for table in build(found)]
     figures = [
         figure
-        for draw in (*curves.BUILDERS, *maps.BUILDERS, *ruler.FIGURES, *needles.FIGURES)
+        for draw in (*curves.BUILDERS, *maps.BUILDERS, *heads.BUILDERS, *ruler.FIGURES, *needles.FIGURES)
         for figure in draw(found)
     ]
     figures.sort(key=lambda figure: (not figure.name.startswith("figure"), figure.name))

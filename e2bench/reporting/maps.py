@@ -200,16 +200,26 @@ def figure_6(found: Results) -> list[Figure]:
 
 
 def _attention_panels(run: Run, found: Results) -> list[tuple[dict[str, Any], NDArray[np.float32]]]:
-    """(line, its rows) of the first trial of each length that stored its rows."""
-    panels: dict[int, tuple[dict[str, Any], NDArray[np.float32]]] = {}
+    """(line, its rows) of one trial of each length that stored its rows."""
+    panels = []
     try:
-        for line in run.lines("attention"):
-            path = run.folder / Path(str(line.get("npz"))).name  # never outside the run
-            if line["length"] not in panels and line.get("npz") and path.exists():
-                panels[line["length"]] = (line, _rows(path, line))
+        stored = [line for line in run.lines("attention") if line.get("npz") and _file(run, line).exists()]
+        panels = [(line, _rows(_file(run, line), line)) for line in one_a_length(stored)]
     except (DataError, KeyError, TypeError, ValueError, OSError) as error:
         found.warnings.append(f"{run.name}: its attention rows cannot be drawn ({reason(error, run.folder)})")
-    return [panels[length] for length in sorted(panels)]
+    return panels
+
+
+def _file(run: Run, line: dict[str, Any]) -> Path:
+    return run.folder / Path(str(line["npz"])).name  # never outside the run
+
+
+def one_a_length(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of each length the first trial that answers, as in the paper's figure, else the first."""
+    chosen: dict[int, dict[str, Any]] = {}
+    for line in sorted(lines, key=lambda line: not line.get("success")):  # stable
+        chosen.setdefault(line["length"], line)
+    return [chosen[length] for length in sorted(chosen)]
 
 
 MOST_BYTES = 1 << 30  # a small file can unpack to terabytes; 500 tokens over an input of 500k fit
@@ -260,8 +270,8 @@ def _attention_figure(
     line = panels[0][0]
     caption = (
         f"Rows: generated tokens; columns: input tokens, {BINS} at most, each the largest value of its tokens. Orange "
-        f"frame and triangle: the gold span. Layers {line.get('layers')}, heads {line.get('heads')}, reduction "
-        f"{line.get('reduction')}."
+        "frame and triangle: the gold span. Of each length the first trial that was answered, if one was. Layers "
+        f"{line.get('layers')}, heads {line.get('heads')}, reduction {line.get('reduction')}."
     )
     return Figure(name, title, caption, png, _attention_table(name, title, run, panels, maps))
 
