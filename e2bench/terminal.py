@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -21,6 +22,32 @@ def hushed() -> Iterator[None]:
         yield
     finally:
         _hushed.reset(token)
+
+
+@contextmanager
+def failing_quietly() -> Iterator[None]:
+    """Hold back what libraries write to stderr inside, and drop it where the call fails: its error says it in a line.
+
+    A library in Rust prints a paragraph when it breaks down, past Python. Not beside other threads: file descriptor 2
+    is the process's, and theirs would be held back, too.
+    """
+    try:
+        stderr = os.dup(2)
+    except OSError:  # closed
+        yield
+        return
+    with tempfile.TemporaryFile() as held:
+        sys.stderr.flush()
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(stderr, 2)
+            os.close(stderr)
+        held.seek(0)
+        while piece := held.read(1 << 16):
+            os.write(2, piece)
 
 
 def say(message: str) -> None:

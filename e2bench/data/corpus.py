@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from e2bench.data.parquet import check_pages, read_texts
 from e2bench.errors import DataError
 from e2bench.files import MOST_LINE_BYTES, MOST_TEXT_BYTES, json_object, read_lines, read_whole, within
 from e2bench.hub import OFFLINE, is_online
@@ -35,19 +36,31 @@ class Document:
 def read_documents(path: Path) -> Iterator[Document]:
     """Documents of a `.jsonl`, `.jsonl.gz`, `.txt` or `.parquet` file, or of a folder of them.
 
-    Raises DataError naming file and line for what is not UTF-8, broken gzip, or a line without text.
+    Raises DataError at once for what is not there, and for parquet that its own headers betray; while reading, naming
+    file and line, for what is not UTF-8, broken gzip, or a line without text.
     """
-    if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.name.endswith((".jsonl", ".jsonl.gz", ".txt", ".parquet")))
-        if not files:
-            raise DataError(f"{path} holds no .jsonl, .jsonl.gz, .txt or .parquet file")
-        for file in files:
-            yield from read_documents(file)
-    elif not path.is_file():
+    files = _files(path)
+    for file in files:
+        if file.suffix == ".parquet":
+            check_pages(file, "text", Growth(file))
+    return (document for file in files for document in _documents(file))
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
         raise DataError(
             f"no file {path}; --data takes .jsonl(.gz) lines with a `text` field, .txt, .parquet or a hub id"
         )
-    elif path.suffix == ".parquet":
+    found = sorted(p for p in path.iterdir() if p.name.endswith((".jsonl", ".jsonl.gz", ".txt", ".parquet")))
+    if not found:
+        raise DataError(f"{path} holds no .jsonl, .jsonl.gz, .txt or .parquet file")
+    return [file for one in found for file in _files(one)]
+
+
+def _documents(path: Path) -> Iterator[Document]:
+    if path.suffix == ".parquet":
         yield from _parquet(path)
     elif path.suffix == ".txt":
         yield Document(_decoded(read_whole(path, MOST_LINE_BYTES), str(path)), str(path))
@@ -97,37 +110,10 @@ def _decoded(raw: bytes, where: str) -> str:
 
 
 def _parquet(path: Path) -> Iterator[Document]:
-    """Row by row: a column of one long text a million times takes a few bytes on the disk, and gigabytes as a table."""
-    import pyarrow.parquet as parquet
-    from pyarrow.lib import ArrowException
-
-    growth, number = Growth(path), 0
-    try:
-        with parquet.ParquetFile(path, read_dictionary=["text"]) as file:
-            for size in _column_sizes(file):
-                growth.take(size)
-            growth.size = 0
-            for batch in file.iter_batches(batch_size=64, columns=["text"]):
-                for value in batch.column("text"):
-                    number += 1
-                    text = value.as_py()
-                    if not isinstance(text, str) or not text.strip():
-                        raise DataError(f"{path}: row {number} has no text")
-                    growth.take(len(text))
-                    yield Document(text, f"{path}:{number}")
-    except (ArrowException, OSError, KeyError) as error:
-        raise DataError(f"{path} cannot be read as parquet with a `text` column: {error}") from None
-
-
-def _column_sizes(file: Any) -> Iterator[int]:
-    """Unpacked bytes of each piece of the column `text`."""
-    if "text" not in file.schema_arrow.names:
-        raise KeyError("no column `text`")
-    for group in range(file.metadata.num_row_groups):
-        pieces = file.metadata.row_group(group)
-        for at in range(pieces.num_columns):
-            if pieces.column(at).path_in_schema.partition(".")[0] == "text":
-                yield pieces.column(at).total_uncompressed_size
+    for number, text in enumerate(read_texts(path, "text", Growth(path), Growth(path)), 1):
+        if not isinstance(text, str) or not text.strip():
+            raise DataError(f"{path}: row {number} has no text")
+        yield Document(text, f"{path}:{number}")
 
 
 def stream(name: str) -> Iterator[Document]:

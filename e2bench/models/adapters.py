@@ -9,11 +9,10 @@ from typing import Any
 
 from e2bench.errors import ModelError
 from e2bench.files import read_json
-from e2bench.models.claims import check_adapter
+from e2bench.models.claims import ADAPTER, check_adapter
 from e2bench.models.findings import NOTE, OK, find
 
 CHECK = "adapter"
-WEIGHTS = "adapter_model.safetensors"
 # Trained weights that other trainers leave beside an adapter (LongLoRA, LLaVA's recipe).
 SIDE_FILES = ("trainable_params.bin", "non_lora_trainables.bin", "trainable_params.safetensors")
 # What torch.compile and multimodal wrappers put into the names of modules.
@@ -26,9 +25,9 @@ def merge_adapter(hf: Any, adapter: Path, *, allow_pickle: bool) -> Any:
     from peft.utils import set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    if not (adapter / WEIGHTS).exists():
-        raise ModelError(f"{adapter} holds no {WEIGHTS} (pickled adapters are not read)")
-    state = _without_copies(load_file(adapter / WEIGHTS))
+    if not (adapter / ADAPTER).exists():
+        raise ModelError(f"{adapter} holds no {ADAPTER} (pickled adapters are not read)")
+    state = _without_copies(load_file(adapter / ADAPTER))
     config = adapter / "adapter_config.json"
     shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
     check_adapter(read_json(config), str(config), shapes, [name for name, _ in hf.named_modules()])
@@ -42,7 +41,7 @@ def merge_adapter(hf: Any, adapter: Path, *, allow_pickle: bool) -> Any:
         raise ModelError(f"{adapter}: {len(lost)} of the adapter's tensors fit nowhere, {lost[0]} among them")
     if missing := sorted(known - set(state)):
         raise ModelError(f"{adapter} lacks {len(missing)} of the adapter's tensors, {missing[0]} among them")
-    find(CHECK, OK, f"all {len(state)} tensors of {WEIGHTS} are merged")
+    find(CHECK, OK, f"all {len(state)} tensors of {ADAPTER} are merged")
     return model.merge_and_unload()
 
 
@@ -61,7 +60,7 @@ def _renamed(state: dict[str, Any], known: set[str], adapter: Path) -> dict[str,
     for wrapper in WRAPPERS:
         plain = {key.replace(wrapper, ""): value for key, value in state.items()}
         if len(plain) == len(state) and known <= set(plain):
-            found = f"names of {WEIGHTS} without {wrapper!r}, which a wrapper of its training put in"
+            found = f"names of {ADAPTER} without {wrapper!r}, which a wrapper of its training put in"
             find(CHECK, NOTE, found, "under its own names the adapter would be left out", "they are taken so")
             return plain
     return state

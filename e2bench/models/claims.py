@@ -13,6 +13,7 @@ from e2bench.errors import ModelError
 from e2bench.files import read_json, regular
 
 INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter_model.safetensors"
 MOST_LAYERS = 4096  # where the weights cannot be asked
 MOST_EXPERTS = 65_536
 MOST_HEADER = 100 << 20  # safetensors' own limit
@@ -72,19 +73,28 @@ def _names(folder: Path, allow_pickle: bool) -> list[str] | None:
         return check_index(read_json(folder / INDEX), str(folder / INDEX), allow_pickle=allow_pickle)
     files = sorted(folder.glob("*.safetensors"))
     try:
-        return [name for file in files for name in _header(file)] if files else None
+        return [name for file in files for name in _shapes(file)] if files else None
     except (OSError, ValueError, RecursionError):  # transformers will say what is wrong with it
         return None
 
 
-def _header(file: Path) -> list[str]:
-    """Names of the tensors of a safetensors file. Raises OSError or ValueError."""
+def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors of a safetensors file, by name. Raises OSError or ValueError."""
     with regular(file).open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         if length > MOST_HEADER:
             raise ValueError("no header is so long")
         header = json.loads(opened.read(length))
-    return [name for name in header if name != "__metadata__"] if isinstance(header, dict) else []
+    if not isinstance(header, dict):
+        raise ValueError("no header of tensors")
+    return {name: _shape(entry) for name, entry in header.items() if name != "__metadata__"}
+
+
+def _shape(entry: Any) -> tuple[int, ...]:
+    shape = entry.get("shape") if isinstance(entry, dict) else None
+    if not isinstance(shape, list) or not all(isinstance(size, int) for size in shape):
+        raise ValueError("no header of tensors")
+    return tuple(shape)
 
 
 def _entries(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
@@ -100,6 +110,18 @@ def _entries(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 # adapters
+
+
+def check_adapter_folder(adapter: Path, base: Path) -> None:
+    """`check_adapter` before the base is loaded: its modules are those that the headers of its weights name."""
+    config = adapter / "adapter_config.json"
+    tensors = _names(base, allow_pickle=True)
+    try:
+        shapes = _shapes(adapter / ADAPTER)
+    except (OSError, ValueError, RecursionError):  # what is wrong with it is said when it is read
+        return
+    if tensors is not None:
+        check_adapter(read_json(config), str(config), shapes, [name.rpartition(".")[0] for name in tensors])
 
 
 def check_adapter(

@@ -18,7 +18,8 @@ from e2bench.models.claims import check_layers_of_gguf
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _FLOAT32 = 0  # ggml's tensor type
-MOST_ENTRIES = 1 << 24
+MOST_ENTRIES = 1 << 16  # tensors, keys: those of MOST_LAYERS layers
+MOST_ARRAY = 600_000  # Gemma 3 has 514,906 merges; transformers takes 30 microseconds and 2 kB for each
 
 
 class GgufHeader:
@@ -76,6 +77,8 @@ class GgufHeader:
 
     def _skip_array(self) -> None:
         kind, count = self._take("I"), self._take("Q")
+        if count > MOST_ARRAY:
+            raise ValueError(f"a list of {count:,} entries, and no tokenizer has more than {MOST_ARRAY:,}")
         if count > len(self._data) - self._at:
             raise ValueError(f"an array of {count} entries does not fit the file")
         if kind == _STRING:

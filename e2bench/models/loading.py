@@ -14,11 +14,12 @@ from e2bench.extras import require
 from e2bench.files import read_json
 from e2bench.hub import OFFLINE, is_cached, is_online
 from e2bench.models.adapters import merge_adapter
-from e2bench.models.claims import check_folder_claims, check_hub_claims
+from e2bench.models.claims import check_adapter_folder, check_folder_claims, check_hub_claims
 from e2bench.models.gguf_file import GgufFile, GgufRope, one_reading, tell
 from e2bench.models.keys import check_keys
 from e2bench.models.tokenizers import checked
 from e2bench.rope.switch import divide_frequencies
+from e2bench.terminal import failing_quietly
 
 PICKLED = ("pytorch_model*.bin", "*.pt", "*.pth", "adapter_model.bin", "*.ckpt")
 
@@ -201,9 +202,14 @@ def check_hub_id(name: str, revision: str = "main") -> None:
 
 
 def check_source(spec: ModelSpec) -> None:
-    """Refuse what can be refused without torch: a model that is not there, a pickle, code of its own, no flash-attn."""
+    """Refuse what can be refused without torch: a model that is not there, pickles, code, claims, no flash-attn."""
     _check_attention(spec.attention)
-    _source(spec)
+    source, adapter = _source(spec)
+    path = Path(source["pretrained_model_name_or_path"])
+    if "gguf_file" in source:
+        GgufFile(path / source["gguf_file"]).rope()
+    elif adapter is not None and path.is_dir():
+        check_adapter_folder(adapter, path)
 
 
 def _check_folder(path: Path, spec: ModelSpec) -> None:
@@ -275,6 +281,7 @@ def dtype_of(name: str, device: str) -> Any:
     return getattr(torch, name)
 
 
+@failing_quietly()
 def _tokenizer(spec: ModelSpec, source: dict[str, Any], adapter: Path | None) -> Any:
     from transformers import AutoTokenizer
 

@@ -28,6 +28,8 @@ def checked(tokenizer: Any, file: Path | None, reload: Any) -> Any:
     Raises ModelError where neither gives the file's ids.
     """
     with unbroken(tokenizer):
+        for text in PROBES:  # one that breaks down does so now
+            tokenizer.decode(tokenizer(text, verbose=False)["input_ids"])
         if _without_dropout(getattr(tokenizer, "backend_tokenizer", None)):
             effect = "one text would have other ids each time"
             find(CHECK, NOTE, "it leaves merges out at random (BPE dropout)", effect, "turned off")

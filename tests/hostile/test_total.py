@@ -19,3 +19,20 @@ def test_the_stated_number_of_cases_ran() -> None:
     print(f"{sum(RAN.values()):,} hostile cases")
     assert sum(DECLARED.values()) >= STATED
     assert sum(RAN.values()) >= STATED
+
+
+def test_security_md_states_what_the_tests_count() -> None:
+    pytest.importorskip("atheris", reason="its targets are counted")
+    from test_atheris import GOOD
+
+    tests = Path(__file__).parents[1]
+    said = " ".join((tests.parent / "SECURITY.md").read_text(encoding="utf-8").split())
+    kills, races = ((tests / "faults" / name).read_text() for name in ("test_kills.py", "test_lock_races.py"))
+    for stated, made in (
+        (f"more than {STATED:,} generated hostile inputs", True),
+        ("a training run at ten random moments each", "KILLS = [counts() or 10," in kills),
+        ("`make test-all` kills a hundred times each", "pytest.param(100, marks=pytest.mark.slow)" in kills),
+        ("eight processes open run folders together a thousand times", "PROCESSES, ROUNDS = 8, 125" in races),
+        ("fuzzing of seven parsers", len(GOOD) == 7),
+    ):
+        assert stated in said and made, stated

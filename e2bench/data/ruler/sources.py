@@ -14,6 +14,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, overload
 
+from e2bench.data.corpus import Growth
+from e2bench.data.parquet import read_texts
 from e2bench.errors import DataError
 from e2bench.files import regular
 
@@ -176,9 +178,7 @@ def essay_text(path: Path) -> str:
     """All essays as one text: RULER's PaulGrahamEssays.json, or a parquet file with a column `text`."""
     if path.suffix != ".parquet":
         return str(_json(path)["text"])
-    import pandas as pd
-
-    return " ".join(pd.read_parquet(path, columns=["text"])["text"])
+    return " ".join(read_texts(path, "text", Growth(path), Growth(path)))
 
 
 def punkt(folder: Path) -> Any:
