@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -287,7 +287,8 @@ def task_details(folder: Path, task: Task, rouge_score: bool) -> dict[str, Any]:
     if task.in_longbench_e:
         entry["by_length"] = by_length([row.get("length") for row in answered], values)
     if rouge_score and task.metric is rouge_l:
-        google = [max(rouge_score_l(row["pred"], answer) for answer in row["answers"]) for row in answered]
+        other = replace(task, metric=rouge_score_l, first_line_only=False)
+        google = score_predictions(rows, other, where=str(folder / f"{task.name}.jsonl"))
         entry["rouge_score"] = 100 * (mean(google) or 0.0)
     return entry
 

@@ -235,7 +235,10 @@ def scores_of(name: str, rows: Sequence[Line], folder: Path) -> Scores:
             raise DataError(f"{folder / name}.jsonl: line {number}: pred must be text and outputs a list of texts")
         scores = found.setdefault(row["length"], [])
         if row["finish"] != "error":
-            scores.append(metric(row["pred"], outputs))
+            try:
+                scores.append(metric(row["pred"], outputs))
+            except DataError as error:
+                raise DataError(f"{folder / name}.jsonl: line {number}: {error}") from None
     return found
 
 

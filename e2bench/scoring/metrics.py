@@ -21,6 +21,12 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 from e2bench.errors import DataError
+from e2bench.scoring.bounds import check_sample, check_work
+
+MOST_SENTENCE_STEPS = 1 << 26  # of ROUGE-L: words of the reference, once for each sentence of the prediction
+MOST_CELLS = 1 << 25  # words times words in rouge_score's table, of 8 bytes each
+MOST_CUT = 1 << 18  # characters for jieba, which takes up to 90 microseconds for each
+MOST_CODE = 1 << 24  # characters times characters: difflib may look at each pair many times
 
 
 class Metric(Protocol):
@@ -44,12 +50,14 @@ def score_row(
     """Score of a sample in [0, 1]: the best over its references, 0 if it has none (LB eval.py, `scorer`).
 
     first_line_only: the task's rule, see `first_line`.
-    Raises TypeError for one text in place of references, and the metric's own DataError.
+    Raises TypeError for one text in place of references, DataError for what is too long (`bounds`), and the metric's
+    own DataError.
     """
     if isinstance(references, str):  # its characters would be taken as references
         raise TypeError(f"references must be a list of texts, got one text: {references[:40]!r}")
     if first_line_only:
         prediction = first_line(prediction)
+    check_sample(prediction, (*references, *(all_classes or ())))
     return max((metric(prediction, reference, all_classes) for reference in references), default=0.0)
 
 
@@ -111,6 +119,7 @@ def _bag_f1(prediction: list[str], reference: list[str]) -> float:
 @lru_cache(maxsize=16)  # a prediction is cut once, not once for each of its references
 def _cut(text: str) -> tuple[str, ...]:
     """Words of `text` by jieba 0.42.1 in exact mode with its hidden Markov model; joined, they give the text again."""
+    check_work(len(text), MOST_CUT, "jieba")
     return tuple(_jieba_tokenizer().cut(text, cut_all=False))
 
 
@@ -174,8 +183,10 @@ def _union_lcs_size(hypothesis: list[list[str]], target: list[list[str]], common
     and a pair that could add no new word is passed over.
     """
     columns = [_positions(sentence) for sentence in _distinct(hypothesis, common)]
+    rows = list(_distinct(target, common))
+    check_work(len(columns) * sum(1 + len(sentence) for sentence in rows), MOST_SENTENCE_STEPS, "ROUGE-L")
     missing = set(common)
-    for sentence in _distinct(target, common):
+    for sentence in rows:
         wanted = missing.intersection(sentence)
         for position in columns:
             if wanted.isdisjoint(position):
@@ -242,6 +253,8 @@ def rouge_score_l(prediction: str, reference: str, all_classes: Sequence[str] | 
 
     One LCS over the whole texts, counted with repetitions; it keeps a-z and 0-9 alone, so Chinese scores nothing.
     """
+    words, wanted = (len(re.findall("[a-zA-Z0-9]+", text)) for text in (prediction, reference))
+    check_work(words * wanted, MOST_CELLS, "rouge_score")
     return float(_google_scorer().score(reference, prediction)["rougeL"].fmeasure)
 
 
@@ -325,7 +338,11 @@ def code_similarity(prediction: str, reference: str, all_classes: Sequence[str] 
         return 1.0  # also when both are empty
     if not line or not reference:
         return 0.0
-    return round(100 * SequenceMatcher(None, line, reference).ratio()) / 100
+    matcher = SequenceMatcher(None, line, reference)
+    if round(100 * matcher.real_quick_ratio()) == 0:  # by the lengths alone
+        return 0.0
+    check_work(len(line) * len(reference), MOST_CODE, "code similarity")
+    return round(100 * matcher.ratio()) / 100
 
 
 def _first_code_line(prediction: str) -> str:

@@ -10,6 +10,8 @@ import re
 from collections.abc import Sequence
 from typing import Protocol
 
+from e2bench.scoring.bounds import check_sample
+
 CONTROL = re.compile(r"[\x00-\x1f]")
 
 
@@ -19,7 +21,7 @@ class ListMetric(Protocol):
     __name__: str
 
     def __call__(self, prediction: str, references: Sequence[str]) -> float:
-        """In [0, 1]."""
+        """In [0, 1]. Raises DataError for what is too long (`bounds`)."""
         ...
 
 
@@ -40,6 +42,7 @@ def string_match_part(prediction: str, references: Sequence[str]) -> float:
 
 
 def _contained(prediction: str, references: Sequence[str]) -> list[bool]:
+    check_sample(prediction, references)
     text = cleaned(prediction).lower()
     return [reference.lower() in text for reference in references]
 
