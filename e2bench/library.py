@@ -57,7 +57,7 @@ def load(model: str | Path | None = None, **options: Any) -> Model:
         `close()` of what is given back stops its servers; they end with this process in any case.
     Raises UnknownName for another option, and E2BenchError with one line for what cannot be loaded.
     """
-    from e2bench.experiments.loading import check_model, load_model
+    from e2bench.experiments.loading import check_model, load_model, tell
 
     known = [name for name in OF_A_MODEL if name != "model"]
     for name in options:
@@ -66,6 +66,7 @@ def load(model: str | Path | None = None, **options: Any) -> Model:
     common = Common.read({"model": None if model is None else str(model), **options})
     check_model(common)
     loaded: Model = load_model(common, needs="Generator")
+    tell(loaded)
     return loaded
 
 

@@ -13,6 +13,7 @@ from e2bench.errors import E2BenchError, UnknownName
 from e2bench.experiments.base import answerable
 from e2bench.experiments.options import IN_FLIGHT, OF_AN_ENGINE, Common
 from e2bench.extras import require
+from e2bench.models.findings import NOTE
 from e2bench.models.loading import ModelSpec, check_source
 from e2bench.rope.factors import Factors, read_factors
 from e2bench.rope.windows import Scale, short_length
@@ -44,6 +45,13 @@ def load_model(common: Common, *, needs: str = "Scorer") -> Any:
     if common.model is None:
         say(f"no --model given: using the embedded tiny model (window {short_length(model.native_window)})")
     return model
+
+
+def tell(model: Any) -> None:
+    """Say what was found that one should know, once, where a model is loaded (`e2bench doctor` has the whole list)."""
+    for found in model.findings:
+        if found.level == NOTE:
+            say(found.line)
 
 
 def load_tokenizer_alone(common: Common) -> Texts:

@@ -12,11 +12,10 @@ from typing import Any
 from e2bench.environment import check_launcher
 from e2bench.errors import E2BenchError
 from e2bench.experiments.base import Experiment, Plan
-from e2bench.experiments.loading import check_model, factors_of, load_model, with_preset
+from e2bench.experiments.loading import check_model, factors_of, load_model, tell, with_preset
 from e2bench.experiments.options import LOCAL, Common
 from e2bench.experiments.tracking import check_tracker, log_run
 from e2bench.experiments.training import familiar, trained_on
-from e2bench.models.findings import NOTE, Finding
 from e2bench.models.identity import tokenizer_hash
 from e2bench.models.loading import device_name
 from e2bench.rope.factors import Factors
@@ -27,8 +26,6 @@ from e2bench.runs.manifest import manifest, shareable
 from e2bench.runs.processes import Processes
 from e2bench.settings import flag
 from e2bench.terminal import say
-
-_told: list[Finding] = []
 
 # Settings that runs of before 2026-11-27 did not record: a folder that lacks them goes on, and this is said.
 LATER = frozenset({"weights", "eos", "tokenizer", "device"})
@@ -63,6 +60,7 @@ def run_experiment(experiment: Experiment, common: Common, model: Any = None) ->
         return run_model(experiment, common, model, inputs)
     model = load_model(common, needs=experiment.needed())
     try:
+        tell(model)
         return run_model(experiment, common, model, inputs)
     finally:
         model.close()
@@ -71,7 +69,6 @@ def run_experiment(experiment: Experiment, common: Common, model: Any = None) ->
 def run_model(experiment: Experiment, common: Common, model: Any, inputs: Any) -> Path | None:
     """The same with a model at hand, and the inputs that `experiment` made. The model is left as it is."""
     check_needs(experiment, model)
-    tell(model)
     rule = experiment.rule(model, with_preset(common)).searched(factors_of(common))
     plan = experiment.plan(model, rule, common, inputs)
     try:
@@ -110,14 +107,6 @@ def run_plan(experiment: Experiment, common: Common, model: Any, rule: ScaleRule
     if done and common.log is not None:
         log_run(out, common.log)
     return out if done else None
-
-
-def tell(model: Any) -> None:
-    """Say once a model what was found that one should know (`e2bench doctor` has the whole list)."""
-    for found in model.findings:
-        if found.level == NOTE and found not in _told:
-            _told.append(found)
-            say(found.line)
 
 
 def stored_run(experiment: Experiment, out: Path) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from e2bench.experiments.loading import load_model
+from e2bench.experiments.loading import load_model, tell
 from e2bench.experiments.run import run_experiment
 from e2bench.models.memory import release_memory
 from e2bench.models.protocols import Generator
@@ -66,6 +66,7 @@ def work_off(suite: Suite, show: Callable[[Path | None], None]) -> None:
                 model = None
                 release_memory()
                 model, key = load_model(piece.common, needs=piece.experiment.needs), plan.loaded_as(piece.common)
+                tell(model)
             show(run_experiment(piece.experiment, piece.common, model))
     finally:
         _close(model)
