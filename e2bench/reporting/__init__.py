@@ -3,7 +3,7 @@
 - runs.py: run folders -> Run; labels.py: what things are called in every table, legend and page
 - claims.py, tables.py, ablations.py, longbench2.py, ruler.py, details.py: runs -> Table; published/: the paper's rows
 - table.py: Table -> CSV, Markdown, LaTeX
-- figures.py: Figure, and how ours look; curves.py, maps.py, heads.py, needles.py: runs -> Figure (PNG and the numbers drawn)
+- figures.py: Figure, and how ours look; curves.py, maps.py, heads.py, needles.py: runs -> Figure (PNG, numbers drawn)
 - samples.py: every line for the browser; settings.py: what runs differ in; page.py, templates/: all of it -> index.html
 - output.py: the report's folder
 """
