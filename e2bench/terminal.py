@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import IO
 
 from e2bench.errors import printable
 
@@ -36,7 +37,7 @@ def failing_quietly() -> Iterator[None]:
     except OSError:  # closed
         yield
         return
-    with tempfile.TemporaryFile() as held:
+    with _memory() as held:
         sys.stderr.flush()
         os.dup2(held.fileno(), 2)
         try:
@@ -48,6 +49,13 @@ def failing_quietly() -> Iterator[None]:
         held.seek(0)
         while piece := held.read(1 << 16):
             os.write(2, piece)
+
+
+def _memory() -> IO[bytes]:
+    """A file that nobody else can see, in memory where Linux gives one."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("stderr"), "w+b")
+    return tempfile.TemporaryFile()
 
 
 def say(message: str) -> None:

@@ -84,7 +84,7 @@ def made(tiny_folder: Path, engine_program: Path, tmp_path_factory: pytest.TempP
         f"base={tiny_folder}",
         "native_window=128",
         "train_window=128",
-        f"data=[{{files: [{texts}, {told}]}}]",
+        f"data=[{{files: [{texts}]}}, {{files: [{told}], weight: 3}}]",
         "steps=2",
     ]
     recipe += [
@@ -173,20 +173,8 @@ def compare(heading: str, values: list[Any]) -> None:
 
 
 V2_RUNS = ("longbench2-cot", "longbench2-letters")
-EXPERIMENTS = ("longbench", "own", *V2_RUNS, "ruler", "ppl", "passkey", "engine", "attention")
+EXPERIMENTS = ("longbench", "own", *V2_RUNS, "ruler", "ppl", "passkey", "engine", "needle", "attention")
 EXPERIMENTS += ("short-paper", "short-lm-eval")
-EXPERIMENTS = (
-    "longbench",
-    "own",
-    *V2_RUNS,
-    "ruler",
-    "ppl",
-    "passkey",
-    "needle",
-    "attention",
-    "short-paper",
-    "short-lm-eval",
-)
 FILES: dict[str, Callable[[Path], list[Path]]] = {
     "run.json": lambda root: [root / name / "run.json" for name in EXPERIMENTS],
     "LongBench prediction lines": lambda root: [*(root / "longbench").glob("*.jsonl")],

@@ -21,7 +21,7 @@ RECIPE = """
 model: {model_type: llama, hidden_size: 32, intermediate_size: 48, num_hidden_layers: 2, num_attention_heads: 2,
         num_key_value_heads: 2, max_position_embeddings: 32}
 train_window: 32
-steps: 12
+steps: 30
 batch_size: 2
 micro_batch: 2
 learning_rate: 1e-2
@@ -102,7 +102,7 @@ def test_training_killed_at_random_ends_in_the_weights_of_an_undisturbed_run(
 
     lasts = measured_s(command(tmp_path / "whole"))
     files = trained(tmp_path / "whole")
-    assert {"model.safetensors", "train.jsonl", "checkpoint-12/model.safetensors"} <= files.keys()
+    assert {"model.safetensors", "train.jsonl", "checkpoint-30/model.safetensors"} <= files.keys()
     tally = kill_at_random(
         command,
         tmp_path / "whole",
