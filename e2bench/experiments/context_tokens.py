@@ -17,16 +17,18 @@ import math
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from e2bench.errors import DataError
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Losses = NDArray[np.float32]
+
 GAIN, MOST = 2.0, 2.0  # nats: of LSD, and of the loss that LCL > -2 allows
 Line = Mapping[str, Any]
-Losses = NDArray[np.float32]
 Cell = tuple[int, float]  # window, scale
 
 
@@ -37,6 +39,8 @@ def losses_name(document: str, window: int, scale: float) -> str:
 
 def read_losses(folder: Path, line: Line) -> Losses:
     """(scored_tokens,) float32, nats: the loss of each scored token of a line, in order. Raises DataError."""
+    import numpy as np
+
     path = folder / Path(str(line["losses"])).name  # never outside the run
     try:
         with np.load(path, allow_pickle=False) as arrays:
@@ -58,6 +62,8 @@ def context_scores(folder: Path, lines: Sequence[Line]) -> dict[Cell, dict[str, 
 
     Raises DataError for files that are missing or others.
     """
+    import numpy as np
+
     cells = sorted({(line["window"], line["scale"]) for line in lines})
     if not cells or cells[0][0] == cells[-1][0] or not all(line.get("losses") for line in lines):
         return {}
