@@ -51,7 +51,7 @@ def test_everything_there_are_runs_for_is_written_and_nothing_else(tmp_path: Pat
     written = names(write_report(results, tmp_path / "out"))
     named = ["claims", *(f"table{n}" for n in range(1, 8))]
     tables = {f"{name}.{suffix}" for name in named for suffix in ("csv", "md", "tex")}
-    drawn = [*(f"figure{n}" for n in (1, 2, 3, 5, 6, 7)), "passkey", "extrapolation"]
+    drawn = [*(f"figure{n}" for n in (1, 2, 3, 5, 6, 7)), "passkey", "extrapolation", "heads"]
     figures = {f"{name}{suffix}" for name in drawn for suffix in (".png", "-dark.png", ".csv")}
     behind = {"longbench.csv", "averages.csv", "perplexity.csv", "attention.csv", "short.csv"}
     samples = {"samples/0.js", "samples/index.js"}
