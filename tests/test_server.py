@@ -342,7 +342,7 @@ def test_an_address_that_is_none_is_one_line():
 
 
 def test_a_served_model_is_refused_where_losses_are_needed(server, tiny_folder):
-    with pytest.raises(E2BenchError, match="served models are for longbench, longbench2, ruler and passkey"):
+    with pytest.raises(E2BenchError, match="served models are for longbench, longbench2, ruler, passkey and needle"):
         load_model(given(model=server.url, tokenizer=str(tiny_folder)))
     with pytest.raises(E2BenchError, match="needs --tokenizer"):
         load_model(given(model=server.url), needs="Generator")

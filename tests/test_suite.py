@@ -217,7 +217,7 @@ def test_forecast_tokens_are_those_that_the_run_then_reads(tiny_model, tmp_path:
         assert part.inputs == len(lines) and part.tokens == sum(line["kept_tokens"] + 64 for line in lines)
     grown = forecast(experiment.replaced(tasks="trec,lcc,lsht"), common, tiny_model)
     assert (grown.inputs, grown.done) == (6, 4) and grown.hours is not None and grown.hours > 0
-    assert grown.rate is not None and grown.rate.source == str(tmp_path / "lb")
+    assert grown.rate is not None and grown.rate.source == f"the finished run in {tmp_path / 'lb'}"
 
 
 def test_rates_come_from_runs_of_the_same_kind_only(tiny_model, tmp_path: Path) -> None:
