@@ -192,6 +192,15 @@ def test_a_port_that_another_program_took_is_one_line(program, tmp_path, monkeyp
             run_experiment(own, given(program, out=tmp_path / "run"))
 
 
+@pytest.fixture
+def interruptible():
+    """SIGINT as at a terminal: what a shell starts in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_stops_the_server_and_the_run_goes_on_with_the_same_command(program, children, tmp_path, cli):
     log = tmp_path / "run" / "vllm.log"
     arguments = [*PASSKEY, "--engine-command", program, "--lengths", "512", "--out", tmp_path / "run"]
