@@ -48,6 +48,7 @@ def _figure(name: str, run: Run, lines: Sequence[dict[str, Any]], label: str) ->
         for axes, line in zip(figure.subplots(1, len(lines), squeeze=False)[0], lines, strict=True):
             _bars(axes, line, largest)
         figure.supxlabel("Attention of the answer's tokens on the gold span", fontsize=9)
+        figure.supylabel("Layer.head", fontsize=9)
         png = to_png(figure)
     title = f"Heads that look at the answer's place: {label}"
     caption = (
