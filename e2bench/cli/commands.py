@@ -11,7 +11,7 @@ from e2bench import __version__
 from e2bench.cli.help import Command, Group
 from e2bench.cli.options import command_of, with_common, with_dry_run
 from e2bench.experiments.base import EXPERIMENTS, experiment
-from e2bench.experiments.options import Common
+from e2bench.experiments.options import OF_A_MODEL, SCALING, SERVED, WEIGHTS, Common
 from e2bench.terminal import say
 
 app = typer.Typer(
@@ -161,7 +161,7 @@ def tasks(json: Annotated[bool, Flag("--json", help="As JSON.")] = False) -> Non
 
 
 @app.command(cls=Command)
-@with_common
+@with_common(*SCALING, *WEIGHTS, "out")
 def export(common: Common) -> None:
     """A plain Hugging Face checkpoint with the scale in its config, for any server."""
     from e2bench.cli.export import run
@@ -170,7 +170,7 @@ def export(common: Common) -> None:
 
 
 @app.command(cls=Command)
-@with_common
+@with_common(*SCALING, "factors", *OF_A_MODEL, "insecure", "compile")
 def doctor(
     common: Common,
     *,
@@ -184,7 +184,7 @@ def doctor(
 
 
 @app.command("serve-command", cls=Command)
-@with_common
+@with_common(*SCALING, *SERVED)
 def serve_command(
     common: Common,
     *,

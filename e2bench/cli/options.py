@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import wraps
 from typing import Annotated, Any, get_args
 
 import typer
 
-from e2bench.errors import E2BenchError
 from e2bench.experiments.base import Experiment
 from e2bench.experiments.options import Common
 from e2bench.settings import Setting, Settings
 
 
-def parameters(settings: type[Settings]) -> list[inspect.Parameter]:
-    """A keyword parameter for every setting, annotated with its option; text where the setting is parsed from text."""
+def parameters(settings: type[Settings], only: Collection[str] | None = None) -> list[inspect.Parameter]:
+    """A keyword parameter for every setting, annotated with its option; text where the setting is parsed from text.
+
+    only: names of those that are wanted; None: all of them.
+    """
     return [
         inspect.Parameter(
             name,
@@ -27,6 +29,7 @@ def parameters(settings: type[Settings]) -> list[inspect.Parameter]:
             ],
         )
         for name, (_, about, hint) in settings.named().items()
+        if only is None or name in only
     ]
 
 
@@ -36,12 +39,17 @@ def _type(about: Setting, hint: Any) -> Any:
     return str if about.text is not None else str | None
 
 
-def with_settings(command: Callable[..., None], classes: Iterable[type[Settings]]) -> Callable[..., None]:
-    """The command `command(*instances of the classes, **its own options)`; typer reads the options' signature."""
+def with_settings(
+    command: Callable[..., None], classes: Iterable[type[Settings]], only: Collection[str] | None = None
+) -> Callable[..., None]:
+    """The command `command(*instances of the classes, **its own options)`; typer reads the options' signature.
+
+    only: names of the settings that are offered, the others keep their defaults; None: all of them.
+    """
     classes = list(classes)
     taken = {name for settings in classes for name in settings.named()}
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if get_args(p.annotation)]
-    every = [*own, *(p for settings in classes for p in parameters(settings))]
+    every = [*own, *(p for settings in classes for p in parameters(settings, only))]
     called = inspect.Parameter("called", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
 
     @wraps(command)
@@ -80,16 +88,11 @@ def command_of(experiment: type[Experiment]) -> Callable[..., None]:
     return with_settings(run, [experiment, Common])
 
 
-def with_common(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command `(common, *, own options)` the shared options. It makes no run, so a dry one is refused."""
-
-    @wraps(command)
-    def checked(common: Common, **own: Any) -> None:
-        if common.dry_run:
-            raise E2BenchError(f"{command.__name__.replace('_', '-')} has no --dry-run; leave it out")
-        command(common, **own)
-
-    return with_settings(checked, [Common])
+def with_common(*only: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command `(common, *, own options)` those of the shared options that it uses."""
+    if unknown := set(only) - set(Common.named()):
+        raise ValueError(f"no such shared options: {sorted(unknown)}")
+    return lambda command: with_settings(command, [Common], only)
 
 
 def with_dry_run(command: Callable[..., None]) -> Callable[..., None]:

@@ -27,6 +27,16 @@ OF_AN_ENGINE = (
     "tensor_parallel",
     "pipeline_parallel",
 )
+# Of commands that make no run.
+SCALING = ("scale", "method", "window")
+SERVED = (
+    "model", "native_window", "dtype", "revision", "trust_remote_code", "engine", "engine_options", "tensor_parallel",
+    "pipeline_parallel",
+)  # fmt: skip
+WEIGHTS = (
+    "model", "native_window", "dtype", "device", "device_map", "revision", "tokenizer", "trust_remote_code",
+    "allow_pickle",
+)  # fmt: skip
 # What a loaded model keeps; the rest can change from run to run.
 OF_A_MODEL = (
     "model",
