@@ -1,6 +1,6 @@
 """Decoding steps on a GPU: queued ahead of the host, replayed as a CUDA graph.
 
-A step of a small batch is bound by launching kernels, some hundred a layer, not by the card. So everything of a step
+A step of a small batch is bound by launching kernels, some forty a layer, not by the card. So everything of a step
 stays on the device, the choice of the token too; the next one is queued before the host looks at the tokens of this
 one; and after a few steps all of its kernels are captured once and then launched together.
 """
@@ -35,9 +35,9 @@ def decoding_kernel() -> Kernel | None:
 
 
 def steps_for(model: Model, cache: Any) -> Steps:
-    """Queued steps where the whole model is on one GPU and runs our attention, which can be asked to show nothing."""
+    """Queued steps for a model that is on one GPU and runs our attention; not while that is recorded."""
     devices = {p.device for p in model.hf.parameters()}
-    ours = model.grouped and model.hf.config._attn_implementation == ATTENTION  # another while rows are recorded
+    ours = model.grouped and model.hf.config._attn_implementation == ATTENTION  # recording sets another one
     if ours and len(devices) == 1 and model.device.type == "cuda" and (kernel := decoding_kernel()):
         return QueuedSteps(model, cache, kernel)
     return Steps(model, cache)
@@ -64,7 +64,7 @@ class _Copy:
 class QueuedSteps(Steps):
     """Every row of the cache at every step; one that has ended, or holds nothing, counts as one token long.
 
-    A step's cost is reading the weights and the cache, so that rows of one token cost nothing, and nothing moves.
+    A step's cost is reading the weights and the cache: rows of one token add nothing to it, and no row has to move.
     """
 
     def __init__(self, model: Model, cache: Any, kernel: Kernel) -> None:
