@@ -17,7 +17,10 @@ Answer = Callable[[list[str]], Sequence[str]]
 
 
 class NoRope:
-    """Stands where a loaded model has its RopeSwitch: what the function's positions are is its own matter."""
+    """Stands where a loaded model has its RopeSwitch, and changes nothing.
+
+    A function's positions are its own matter; those of a server that is started here are its command line's.
+    """
 
     def set(self, scaling: RopeScaling | None, length: int | None = None) -> None:
         """Nothing can be changed."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from e2bench.errors import E2BenchError
+from e2bench.models.callables import NoRope
 from e2bench.models.endpoint import Endpoint
 from e2bench.models.findings import NOTE, collected, find
 from e2bench.models.identity import checkpoint_hash, config_of
@@ -50,20 +51,6 @@ class EngineSpec:
     wait_s: float = 1800.0
 
 
-class EngineRope:
-    """Stands where a loaded model has its RopeSwitch. A prompt's scaling is that of the server which it is sent to."""
-
-    def set(self, scaling: RopeScaling | None, length: int | None = None) -> None:
-        """Nothing is rotated here."""
-
-    def restore(self) -> None:
-        """Nothing was changed."""
-
-    def in_force(self) -> list[float]:
-        """Inverse frequencies: the server does not tell them; its command line says the scaling."""
-        return []
-
-
 class EngineModel(Outline):
     """Does what LongBench, RULER and passkey ask of a model. `close` stops the servers.
 
@@ -74,7 +61,7 @@ class EngineModel(Outline):
         check_servable(spec.path)
         super().__init__(replace(spec, device="cpu"))
         self.spec, self.engine, self.attention = spec, engine, "server"
-        self.rope = EngineRope()
+        self.rope = NoRope()
         self.serving = Serving(
             engine.engine,
             spec.path,
