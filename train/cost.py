@@ -1,4 +1,4 @@
-"""Hours, memory and disk of a training, on any number of GPUs, from rates that were measured on one H100."""
+"""Hours, memory and disk of a training, on any number of GPUs, from rates that were measured on one GPU."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ SMALLEST = 50_000_000  # parameters; below, launching kernels bounds a step, and
 
 @dataclass(frozen=True)
 class Measured:
-    """Tokens a second of full fine-tuning on one H100 80 GB, in bfloat16 with AdamW.
+    """Tokens a second of training in bfloat16 with AdamW, of all weights unless `backward` is smaller.
 
-    Source: the H100 runs that docs/performance.md names (torch 2.11).
+    backward: how many times the forward pass's operations the backward pass takes.
+    Source: the runs that docs/performance.md names (torch 2.11).
     """
 
     what: str
@@ -27,15 +28,20 @@ class Measured:
     layers: int
     width: int  # of attention: heads × their dimension
     window: int = 4096
+    backward: float = 2.0
+    machine: str = "one H100"
 
     @property
     def operations_per_s(self) -> float:
         """Floating-point operations a second."""
-        return self.tokens_per_s * operations(self.matrices, self.layers, self.width, self.window)
+        return self.tokens_per_s * operations(self.matrices, self.layers, self.width, self.window, self.backward)
 
 
 SMALL = Measured("SmolLM2-135M through Trainer", 90_000, 134_515_008, 30, 576)
 SMALL_COMPILED = Measured("SmolLM2-135M in a compiled loop", 152_883, 134_515_008, 30, 576)
+SMALL_ADAPTERS = Measured(
+    "SmolLM2-135M with adapters, compiled", 141_000, 134_515_008, 30, 576, backward=1.0, machine="one H200"
+)
 LARGE = Measured("a 1.3 B model in a plain loop", 27_005, 1_279_887_360, 24, 2048)
 
 
@@ -65,7 +71,9 @@ def rate_for(recipe: Recipe, parameters: int) -> Measured | None:
         return None
     if parameters >= LARGE.matrices // 2:
         return LARGE
-    return SMALL_COMPILED if recipe.compile else SMALL
+    if recipe.compile:
+        return SMALL_ADAPTERS if recipe.lora else SMALL_COMPILED
+    return SMALL
 
 
 def checkpoint_bytes(recipe: Recipe, parameters: int, trained: int) -> int:

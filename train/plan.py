@@ -109,8 +109,8 @@ class Plan:
             return "nothing measured on a model so small"
         return (
             f"{self.operations / 1e9:,.2f} GFLOP a token at {self.rate.operations_per_s / 1e12:.0f} TFLOP/s, which "
-            f"{self.rate.tokens_per_s:,} tokens/s of {self.rate.what} are (measured on one H100); computed, without "
-            "the time that GPUs wait for each other"
+            f"{self.rate.tokens_per_s:,} tokens/s of {self.rate.what} are (measured on {self.rate.machine}); "
+            "computed, without the time that GPUs wait for each other"
         )
 
     def _positions(self) -> str:

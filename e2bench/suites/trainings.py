@@ -122,7 +122,7 @@ def cost_of(training: Training) -> Cost:
         plan.operations * plan.tokens_per_step * steps,
         (plan.state_bytes + plan.activation_bytes) / GIB,
         plan.disk_bytes,
-        Rate(plan.rate.operations_per_s, f"{plan.rate.what} on one H100") if plan.rate else None,
+        Rate(plan.rate.operations_per_s, f"{plan.rate.what} on {plan.rate.machine}") if plan.rate else None,
     )
 
 
