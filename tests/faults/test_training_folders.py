@@ -67,5 +67,5 @@ def test_an_altered_checkpoint_is_named(
 ) -> None:
     out = tmp_path / "run"
     shutil.copytree(finished, out)
-    (out / "checkpoint-12" / name).write_bytes(content)
-    assert "checkpoint-12" in failed_clearly(start(["train", recipe, "--out", out]).end(), 2)
+    (out / "checkpoint-30" / name).write_bytes(content)
+    assert "checkpoint-30" in failed_clearly(start(["train", recipe, "--out", out]).end(), 2)
