@@ -7,6 +7,7 @@ Every rank's heart beats in that store. Clocks of different machines are never c
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import threading
@@ -40,6 +41,7 @@ class Processes:
     hosted: bool = True
     _uses: Counter[str] = field(default_factory=Counter)
     _seen: dict[int, tuple[int, float]] = field(default_factory=dict)
+    _ended: threading.Event = field(default_factory=threading.Event)
 
     @classmethod
     def from_environment(cls) -> Processes:
@@ -53,7 +55,9 @@ class Processes:
             return cls()
         if _joined is None:
             _joined = cls(rank, world, *_connect(rank, world))
-            threading.Thread(target=_joined._beat, daemon=True).start()
+            beat = threading.Thread(target=_joined._beat, daemon=True)
+            beat.start()
+            atexit.register(_joined._end, beat)
         return _joined
 
     def claim(self, round_name: str) -> int:
@@ -104,11 +108,16 @@ class Processes:
                     raise _dead(rank, self.world)
             time.sleep(POLL_S)
 
+    def _end(self, beat: threading.Thread) -> None:
+        """Stop beating before the interpreter ends: a thread inside the store then would abort the process."""
+        self._ended.set()
+        beat.join(BEAT_S)
+
     def _beat(self) -> None:
         try:
-            while True:
+            while not self._ended.is_set():
                 self.store.add(f"heart/{self.rank}", 1)
-                time.sleep(BEAT_S)
+                self._ended.wait(BEAT_S)
         except Exception:  # the store is gone; the main thread will say so
             return
 
