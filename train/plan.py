@@ -74,7 +74,7 @@ class Plan:
         return count * one + final
 
     def hours(self, gpus: int) -> float | None:
-        """Of the whole training on H100s that never wait for each other; None where nothing near was measured."""
+        """On GPUs like the one of `rate` that never wait for each other; None where nothing near was measured."""
         if self.rate is None:
             return None
         tokens = self.tokens_per_step * self.recipe.steps

@@ -94,7 +94,7 @@ def run_plan(experiment: Experiment, common: Common, model: Any, rule: ScaleRule
         model.check_scaling(plan.scaling)
         model.rope.set(plan.scaling, plan.length)  # what run.json shows as in force
     out = common.out or Path("results") / experiment.folder_name(model.name, rule, plan)
-    folder = open_run(experiment, common, model, plan, processes, out)
+    folder = open_run(experiment, common, model, rule, plan, processes, out)
     is_taken = common.out is None and not common.fresh and folder.is_another()
     if is_taken:  # by a run of the same name, with other settings than the name says
         folder.path = out = Path(f"{out}-{digest(folder.manifest['resolved'], experiment.chooses())}")
@@ -184,7 +184,7 @@ def check_needs(experiment: Experiment, model: Any) -> None:
 
 
 def open_run(
-    experiment: Experiment, common: Common, model: Any, plan: Plan, processes: Processes, out: Path
+    experiment: Experiment, common: Common, model: Any, rule: ScaleRule, plan: Plan, processes: Processes, out: Path
 ) -> RunFolder:
     """The run's folder, to be entered. `resolved`, model, data, dtype and attention decide whether it resumes."""
     described = model.describe()
@@ -198,7 +198,7 @@ def open_run(
         **{name: described[name] for name in ("weights", "eos") if name in described},  # not seen behind a server
         "tokenizer": tokenizer_hash(model.tokenizer),
         "native_window": model.native_window,
-        **({"factors": digest_of(factors)} if (factors := factors_of(common)) else {}),
+        **({"factors": digest_of(factors)} if (factors := rule.factors) else {}),
         "dtype": str(model.dtype).removeprefix("torch."),
         "attention": model.attention,
         "device": "none" if model.device is None else model.device.type,

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from e2bench.errors import DataError
 from e2bench.reporting import labels
 from e2bench.reporting.figures import COLOURS, Figure, canvas, style, to_png
-from e2bench.reporting.maps import one_a_length
+from e2bench.reporting.maps import one_a_length, one_a_run
 from e2bench.reporting.runs import Results, Run, reason
 from e2bench.reporting.table import EXACT, Column, Row, Table
 
@@ -21,13 +21,7 @@ ANSWERED, NOT_ANSWERED = COLOURS[0], COLOURS[7]
 
 def figure_heads(found: Results) -> list[Figure]:
     """The best heads of every attention run, a panel for each length: the trials that Figure 6 shows."""
-    drawn = [(run, lines) for run in found.of("attention") if (lines := _lines(run, found))]
-    runs = [run for run, _ in drawn]
-    names = labels.told_apart(runs, [labels.legend(run) for run in runs])
-    return [
-        _figure("heads" if not at else f"heads-{at + 1}", run, lines, label)
-        for at, ((run, lines), label) in enumerate(zip(drawn, names, strict=True))
-    ]
+    return one_a_run("heads", "attention", found, _lines, _figure)
 
 
 def _lines(run: Run, found: Results) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib
 import numpy as np
@@ -37,6 +37,7 @@ from e2bench.reporting.selection import primary
 from e2bench.reporting.table import EXACT, Column, Row, Table
 
 BINS = 256  # columns of an attention panel: a gold span of 34 tokens in 65,536 is then still one column wide
+T = TypeVar("T")
 DepthCells = dict[tuple[int, float], tuple[int, int]]  # (length, depth): (successes, trials)
 
 
@@ -190,12 +191,23 @@ def _depth_rows(run: Run, name: str, grid: DepthCells, words: str) -> list[Row]:
 
 def figure_6(found: Results) -> list[Figure]:
     """Attention of every generated token over the input, one panel a length, the gold span marked."""
-    drawn = [(run, panels) for run in found.of("attention") if (panels := _attention_panels(run, found))]
+    return one_a_run("figure6", "attention", found, _attention_panels, _attention_figure)
+
+
+def one_a_run(
+    name: str,
+    experiment: str,
+    found: Results,
+    read: Callable[[Run, Results], T],
+    draw: Callable[[str, Run, T, str], Figure],
+) -> list[Figure]:
+    """NAME, NAME-2, …: a figure for each run of an experiment in which `read` finds something."""
+    drawn = [(run, shown) for run in found.of(experiment) if (shown := read(run, found))]
     runs = [run for run, _ in drawn]
     names = labels.told_apart(runs, [labels.legend(run) for run in runs])
     return [
-        _attention_figure("figure6" if not at else f"figure6-{at + 1}", run, panels, label)
-        for at, ((run, panels), label) in enumerate(zip(drawn, names, strict=True))
+        draw(name if not at else f"{name}-{at + 1}", run, shown, label)
+        for at, ((run, shown), label) in enumerate(zip(drawn, names, strict=True))
     ]
 
 

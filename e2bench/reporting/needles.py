@@ -7,7 +7,7 @@ from collections import defaultdict
 from e2bench.errors import DataError
 from e2bench.reporting import labels
 from e2bench.reporting.figures import Figure, canvas, style, to_png
-from e2bench.reporting.maps import DepthCells, depth_map
+from e2bench.reporting.maps import DepthCells, depth_map, one_a_run
 from e2bench.reporting.runs import Results, Run, reason
 from e2bench.reporting.table import Column, Row, Table
 from e2bench.tasks.ruler import BY_NAME
@@ -24,12 +24,7 @@ CAPTION = (
 
 def maps(found: Results) -> list[Figure]:
     """A figure a run, a panel a needle task."""
-    drawn = [(run, tasks) for run in found.of("ruler") if (tasks := _tasks(run, found))]
-    names = labels.told_apart([run for run, _ in drawn], [labels.legend(run) for run, _ in drawn])
-    return [
-        _figure("ruler-depths" if not at else f"ruler-depths-{at + 1}", run, name, tasks)
-        for at, ((run, tasks), name) in enumerate(zip(drawn, names, strict=True))
-    ]
+    return one_a_run("ruler-depths", "ruler", found, _tasks, _figure)
 
 
 def _tasks(run: Run, found: Results) -> dict[str, DepthCells]:
@@ -54,7 +49,7 @@ def _grid(run: Run, name: str) -> DepthCells:
     return {key: (hits, trials) for key, (hits, trials) in counts.items()}
 
 
-def _figure(name: str, run: Run, label: str, tasks: dict[str, DepthCells]) -> Figure:
+def _figure(name: str, run: Run, tasks: dict[str, DepthCells], label: str) -> Figure:
     per_row = min(len(tasks), PER_ROW)
     rows = -(-len(tasks) // per_row)
     with style():
