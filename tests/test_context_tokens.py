@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import math
+import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,36 @@ def test_files_that_are_not_the_lines_are_refused(tmp_path: Path) -> None:
     (tmp_path / lines[0]["losses"]).write_bytes(b"no zip")
     with pytest.raises(DataError, match="cannot be read"):
         context_scores(tmp_path, lines)
+
+
+def damaged(name: str, path: Path) -> None:
+    """Put something else where a line's losses were."""
+    good = path.read_bytes()
+    if name == "flipped":
+        path.write_bytes(good[:45] + bytes(255 - byte for byte in good[45:60]) + good[60:])
+    elif name == "no losses":
+        np.savez_compressed(path, nll=np.full(len(MIDDLE), np.nan, np.float32))
+    elif name == "terabytes":
+        header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (400000000000,)}".ljust(117) + b"\n"
+        with zipfile.ZipFile(path, "w") as made:
+            made.writestr("nll.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    else:
+        path.write_bytes(b"" if name == "empty" else np.lib.format.magic(1, 0))
+
+
+@pytest.mark.parametrize("name", ["flipped", "no losses", "terabytes", "empty", "an array"])
+def test_a_damaged_file_is_one_line(tmp_path: Path, name: str) -> None:
+    lines = stored(tmp_path, short=SHORT, middle=MIDDLE, long=LONG)
+    damaged(name, tmp_path / lines[1]["losses"])
+    with pytest.raises(DataError, match=re.escape(lines[1]["losses"])):
+        context_scores(tmp_path, lines)
+
+
+def test_lengths_with_other_tokens_are_refused_and_large_losses_are_no_overflow(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="other tokens scored"):
+        context_scores(tmp_path, stored(tmp_path, short=SHORT, middle=MIDDLE[:4], long=LONG))
+    lines = stored(tmp_path, short=[1e4] * 5, long=LONG)
+    assert context_scores(tmp_path, lines)[512, 1]["context_perplexity"] == math.exp(700)
 
 
 def test_a_run_stores_what_its_sums_add_up_to(tiny_model: Model, tmp_path: Path) -> None:

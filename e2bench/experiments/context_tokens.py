@@ -13,8 +13,8 @@ thresholds are the same, and these things differ, so that the number is no LongP
 
 from __future__ import annotations
 
-import math
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     Losses = NDArray[np.float32]
 
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
+MOST_HEADER_BYTES = 1024  # of an array's file, beside its numbers
 GAIN, MOST = 2.0, 2.0  # nats: of LSD, and of the loss that LCL > -2 allows
 Line = Mapping[str, Any]
 Cell = tuple[int, float]  # window, scale
@@ -42,13 +44,27 @@ def read_losses(folder: Path, line: Line) -> Losses:
     import numpy as np
 
     path = folder / Path(str(line["losses"])).name  # never outside the run
+    count = line["scored_tokens"]
+    other = DataError(f"{path} does not hold the {count} losses of its line")
     try:
+        with zipfile.ZipFile(path) as stored:  # a small file can unpack to terabytes
+            if stored.getinfo("nll.npy").file_size > 4 * count + MOST_HEADER_BYTES:
+                raise other
         with np.load(path, allow_pickle=False) as arrays:
             found: Losses = arrays["nll"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        MemoryError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise DataError(f"{path} cannot be read: {' '.join(str(error).split())[:120]}") from None
-    if found.shape != (line["scored_tokens"],) or found.dtype != np.float32:
-        raise DataError(f"{path} does not hold the {line['scored_tokens']} losses of its line")
+    if found.shape != (count,) or found.dtype != np.float32 or not np.isfinite(found).all():
+        raise other
     return found
 
 
@@ -74,10 +90,12 @@ def context_scores(folder: Path, lines: Sequence[Line]) -> dict[Cell, dict[str, 
         documents.setdefault(line["document"], {})[line["window"], line["scale"]] = line
     for found in documents.values():
         if first in found and last in found:  # else the run is not complete
-            short = read_losses(folder, found[first])
-            chosen = gained(short, read_losses(folder, found[last]))
-            for cell, line in found.items():
-                own = read_losses(folder, line)
+            losses = {cell: read_losses(folder, line) for cell, line in found.items()}
+            short = losses[first]
+            if len({len(own) for own in losses.values()}) > 1:
+                raise DataError(f"{folder}: document {found[first]['document']} has other tokens scored at some length")
+            chosen = gained(short, losses[last])
+            for cell, own in losses.items():
                 nats = float(own[chosen].sum(dtype=np.float64))
                 sums[cell].append((nats, int(chosen.sum()), int(gained(short, own).sum()), len(own)))
     return {cell: _scored(np.array(rows, dtype=np.float64).reshape(-1, 4)) for cell, rows in sums.items()}
@@ -85,15 +103,15 @@ def context_scores(folder: Path, lines: Sequence[Line]) -> dict[Cell, dict[str, 
 
 def _scored(rows: NDArray[np.float64]) -> dict[str, Any]:
     """rows: a document each: nats and number of the chosen tokens, tokens gained, tokens scored."""
-    from e2bench.scoring.statistics import ratio_interval
+    from e2bench.scoring.statistics import perplexity_of, ratio_interval
 
     nats, chosen, won, scored = rows.T
     tokens = int(chosen.sum())
     is_there = chosen > 0
     bounds = ratio_interval(nats[is_there], chosen[is_there])
     return {
-        "context_perplexity": math.exp(nats.sum() / tokens) if tokens else None,
-        "context_interval": bounds and [math.exp(bound) for bound in bounds],
+        "context_perplexity": perplexity_of(nats.sum() / tokens) if tokens else None,
+        "context_interval": bounds and [perplexity_of(bound) for bound in bounds],
         "context_tokens": tokens,
         "context_share": float(won.sum() / scored.sum()) if len(rows) else None,
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -223,7 +222,7 @@ def _scored(window: int, scale: float, rows: Sequence[Line]) -> dict[str, Any]:
     """One cell of scores.json."""
     import numpy as np
 
-    from e2bench.scoring.statistics import ratio_interval
+    from e2bench.scoring.statistics import perplexity_of, ratio_interval
 
     over_windows = rows[0]["protocol"] in ("window-mean", "yarn")
     sums, counts = ("mean_sum", "windows") if over_windows else ("nll_sum", "scored_tokens")
@@ -235,12 +234,8 @@ def _scored(window: int, scale: float, rows: Sequence[Line]) -> dict[str, Any]:
         "scale": scale,
         "method": rows[0]["method"],
         "protocol": rows[0]["protocol"],
-        "perplexity": _exp(nats.sum() / weight.sum()),
-        "interval": bounds and [_exp(bound) for bound in bounds],
+        "perplexity": perplexity_of(nats.sum() / weight.sum()),
+        "interval": bounds and [perplexity_of(bound) for bound in bounds],
         "documents": len(rows),
         "scored_tokens": int(sum(row["scored_tokens"] for row in rows)),
     }
-
-
-def _exp(nats: float) -> float:
-    return math.exp(min(float(nats), 700.0))

@@ -65,6 +65,11 @@ def ratio_interval(sums: NDArray[np.float64], weights: NDArray[np.float64]) -> l
     return [float(bound) for bound in np.percentile(ratios, [2.5, 97.5])]
 
 
+def perplexity_of(nats: float) -> float:
+    """exp of nats a token, of at most 700 of them: what a broken model loses stays a number."""
+    return math.exp(min(float(nats), 700.0))
+
+
 def wilson(hits: int, trials: int, z: float = 1.959964) -> list[float]:
     """Wilson's 95 % score interval of a share (Wilson 1927): stays inside [0, 1] also for 0 and all hits."""
     share = hits / trials
