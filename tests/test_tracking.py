@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import e2bench
-from e2bench.errors import E2BenchError
+from e2bench.errors import DataError, E2BenchError
 from e2bench.experiments import tracking
 from e2bench.experiments.numbers import Number
 from e2bench.files import read_json
@@ -107,7 +107,9 @@ def test_lm_evals_own_numbers_are_handed_on_and_others_refused(cli: Any) -> None
 
 def test_ruler_is_given_by_length_and_without_demo_tasks(tmp_path: Path) -> None:
     cells = {"4096": {"score": 90.0, "scored": 2}, "8192": {"score": None, "scored": 0}}
-    details = {name: {"by_length": cells, "scored": 2} for name in ("niah_single_1", "vt", "qa_1-demo")}
+    details = {
+        name: {"by_length": cells, "scored": 2, "expected": 1000} for name in ("niah_single_1", "vt", "qa_1-demo")
+    }
     (tmp_path / "run.json").write_text(json.dumps({"experiment": "ruler", "model": {"name": "m"}}))
     (tmp_path / "scores.json").write_text(json.dumps({"lengths": [], "details": details}))
     made = results_json(tmp_path)
@@ -115,3 +117,18 @@ def test_ruler_is_given_by_length_and_without_demo_tasks(tmp_path: Path) -> None
         "niah_single_1": {"alias": "niah_single_1", "4096,none": 0.9},
         "ruler_vt": {"alias": "ruler_vt", "4096,none": 0.9},
     }
+    assert made["n-samples"]["ruler_vt"] == {"original": 1000, "effective": 2}
+
+
+def test_demo_texts_and_own_tasks_are_none_of_lm_evals(tmp_path: Path) -> None:
+    run = {"experiment": "longbench", "model": {"name": "m"}, "data_source": {"kind": "public"}}
+    entry = {"scored": 2, "expected": 200}
+    scores = {"tasks": {"qasper": 50.0, "mine": 9.0}, "details": {"qasper": entry, "mine": entry}}
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    (tmp_path / "scores.json").write_text(json.dumps(scores))
+    made = results_json(tmp_path)
+    assert made["results"] == {"longbench_qasper": {"alias": "longbench_qasper", "score,none": 0.5}}
+    assert made["n-samples"] == {"longbench_qasper": {"original": 200, "effective": 2}}
+    (tmp_path / "run.json").write_text(json.dumps({**run, "data_source": {"kind": "demo"}}))
+    with pytest.raises(DataError, match="demo texts"):
+        results_json(tmp_path)
