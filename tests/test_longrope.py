@@ -99,6 +99,8 @@ def test_short_factors_that_are_left_out_are_ones(tmp_path: Path) -> None:
         ('{"rope_scaling": null}', "has no long_factor"),
         ('{"long_factor": [1, 0]}', "long_factor must be a list of positive numbers"),
         ('{"long_factor": [1, "2"]}', "long_factor must be a list of positive numbers"),
+        ('{"long_factor": [1, ' + "9" * 400 + "]}", "long_factor must be a list of positive numbers"),
+        ('{"rope_scaling": {"long_factor": [1, 2], "long_mscale": 1.24}}', "has long_mscale"),
         ('{"long_factor": []}', "long_factor must be a list of positive numbers"),
         ('{"long_factor": [1, 2], "short_factor": [1]}', "1 numbers in short_factor, 2 in long_factor"),
         ('{"long_factor": [1], "attention_factor": -1}', "attention_factor must be"),

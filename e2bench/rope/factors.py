@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,8 @@ from typing import Any
 from e2bench.errors import E2BenchError
 from e2bench.files import read_json
 
+MOST = 1e30  # of a factor; one of no such size is meant
+MSCALES = ("short_mscale", "long_mscale")  # of Phi-3.5-MoE
 PLACES = ("rope_parameters", "rope_scaling")  # where a checkpoint's config.json has them
 
 
@@ -42,7 +43,8 @@ def read_factors(path: Path) -> Factors:
     """The factors in a JSON file: `long_factor` and, if it has one, `short_factor` (else all 1), `attention_factor`.
 
     They stand at the top, or in `rope_parameters` or `rope_scaling`: a checkpoint's config.json will do, or its
-    folder. Raises E2BenchError for a file without them, and for what are no positive numbers.
+    folder. Raises E2BenchError for a file without them, for what are no positive numbers, and for
+    a file with mscales, whose frequencies alone would be another model's.
     """
     path = path / "config.json" if path.is_dir() else path
     stored = read_json(path)
@@ -57,13 +59,18 @@ def read_factors(path: Path) -> Factors:
     short = _numbers(found.get("short_factor", [1.0] * len(long)), path, "short_factor")
     if len(short) != len(long):
         raise E2BenchError(f"{path}: {len(short)} numbers in short_factor, {len(long)} in long_factor")
+    if mscales := [name for name in MSCALES if found.get(name) is not None]:
+        raise E2BenchError(
+            f"{path} has {' and '.join(mscales)}, a factor on cos and sin for each list, which --factors does not set; "
+            "leave --method and --factors out to run that checkpoint as it is, or write its one attention_factor"
+        )
     attention = found.get("attention_factor")
     return Factors(short, long, None if attention is None else _numbers([attention], path, "attention_factor")[0])
 
 
 def _numbers(values: Any, path: Path, name: str) -> tuple[float, ...]:
     numbers = values if isinstance(values, list) else []
-    good = [float(n) for n in numbers if isinstance(n, int | float) and not isinstance(n, bool) and 0 < n < math.inf]
+    good = [float(n) for n in numbers if isinstance(n, int | float) and not isinstance(n, bool) and 0 < n <= MOST]
     if not good or len(good) != len(numbers):
         raise E2BenchError(f"{path}: {name} must be a list of positive numbers")
     return tuple(good)
