@@ -100,6 +100,7 @@ NOT_RUN: dict[str, list[str]] = {
     ],
     "docs/results.md": [
         "e2bench ppl --model SmolLM2-135M-Instruct.Q4_1.gguf --data test.jsonl.gz",
+        "e2bench ruler --model SmolLM2-135M-Instruct.Q4_1.gguf --tasks",
     ],
     "docs/tutorial.md": [
         "e2bench data longbench",

@@ -52,16 +52,7 @@ def read_losses(folder: Path, line: Line) -> Losses:
                 raise other
         with np.load(path, allow_pickle=False) as arrays:
             found: Losses = arrays["nll"]
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        EOFError,
-        MemoryError,
-        RuntimeError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+    except UNREADABLE as error:
         raise DataError(f"{path} cannot be read: {' '.join(str(error).split())[:120]}") from None
     if found.shape != (count,) or found.dtype != np.float32 or not np.isfinite(found).all():
         raise other
