@@ -56,6 +56,12 @@ def test_a_needle_stands_at_the_next_end_of_a_sentence_else_of_a_word() -> None:
     assert border("abcdef", 3) == 3  # nothing to stand at
 
 
+def test_a_needle_stands_where_its_depth_says_in_text_with_long_lines() -> None:
+    hay = " ".join(["word"] * 60 + ["end."] + ["word"] * 300)  # its one sentence ends at a sixth
+    at = with_needle(hay, "NEEDLE.", 0.25).index("NEEDLE.")
+    assert abs(at / len(hay) - 0.25) < 1 / 40
+
+
 @pytest.mark.parametrize("length", [256, 700])
 def test_a_prompt_is_as_long_as_fits(codec: Texts, length: int) -> None:
     cells = list(make_cells(Feed(codec, None), [(length, RopeScaling())], HAY, [0.0, 0.5, 1.0], 4, seed=0))

@@ -35,8 +35,10 @@ if TYPE_CHECKING:
 ESSAYS = "essays"
 TASK = "niah_single_2"  # of RULER, whose words these are
 MOST_CHARS = 16  # of text a token, for the search of what fits
-REACH = 400  # characters on either side in which the end of a sentence is looked for
-ENDS = (re.compile(r"(?<=[.!?])\s+|(?<=[。！？])"), re.compile(r"\s+"))  # of sentences; of words
+REACH = 400  # most characters on either side in which a border is looked for
+SENTENCE_REACH = (40, 1 / 40)  # for the end of a sentence: characters, or this part of the hay if that is more
+SENTENCES = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")
+WORDS = re.compile(r"\s+")
 
 
 @dataclass(frozen=True)
@@ -206,18 +208,22 @@ def _fitting(feed: Feed, hay: Hay, key: str, value: str, room: int) -> int:
 
 
 def with_needle(hay: str, needle: str, depth: float) -> str:
-    """The needle in the hay: at the end of the sentence next to `depth`, of a word where there is no sentence."""
+    """The needle in the hay: at the end of the sentence next to `depth`, of a word where there is none close by."""
     at = border(hay, round(depth * len(hay)))
     before, after = hay[:at].rstrip(" "), hay[at:].lstrip(" ")
     return " ".join(part for part in (before, needle, after) if part)
 
 
 def border(hay: str, at: int) -> int:
-    """The place next to `at` where a sentence begins, else a word, else `at` itself; the ends stay the ends."""
+    """The place next to `at` where a sentence begins, else a word, else `at` itself; the ends stay the ends.
+
+    A sentence that begins farther away than SENTENCE_REACH would put the needle at another depth than the grid's.
+    """
     if at in (0, len(hay)):
         return at
-    around = hay[max(0, at - REACH) : at + REACH]
-    for pattern in ENDS:
-        if places := [max(0, at - REACH) + match.end() for match in pattern.finditer(around)]:
+    least, share = SENTENCE_REACH
+    for pattern, reach in ((SENTENCES, min(REACH, max(least, round(share * len(hay))))), (WORDS, REACH)):
+        first = max(0, at - reach)
+        if places := [first + match.end() for match in pattern.finditer(hay[first : at + reach])]:
             return min(places, key=lambda place: abs(place - at))
     return at
