@@ -29,7 +29,7 @@ from e2bench.experiments.training import every_wording, trained_on
 from e2bench.extras import require
 from e2bench.files import disk_errors, make_folder, read_json, write_json
 from e2bench.models.identity import tokenizer_hash, weights_hash
-from e2bench.rope.config import checkpoint_scaling, native_window, text_config
+from e2bench.rope.config import native_window, text_config
 from e2bench.runs.lock import LOCK, FolderLock
 from e2bench.train.callbacks import (
     CONFIG_NAME,
@@ -45,8 +45,7 @@ from e2bench.train.callbacks import (
 )
 from e2bench.train.data import data_hashes
 from e2bench.train.e2 import Draw, E2Settings, draw
-from e2bench.train.loading import add_lora, load_config, load_model, load_tokenizer
-from e2bench.train.plan import make_plan
+from e2bench.train.loading import add_lora, base_scaling, load_config, load_model, load_tokenizer
 from e2bench.train.recipe import RECIPES, Recipe
 from e2bench.train.rotary import E2Positions, as_tensor
 from e2bench.train.rows import PackedRows
@@ -190,6 +189,7 @@ def e2_config(recipe: Recipe, native: int) -> dict[str, Any]:
     return {
         "base": Path(recipe.base).name if recipe.base else recipe.model["model_type"],
         **dataclasses.asdict(recipe.e2_settings(native)),
+        "base_scaling": base_scaling(recipe),
         "steps": recipe.steps,
         "settings": settings,
         "data": data_hashes(recipe.data),
@@ -335,11 +335,6 @@ def make_trainer(
     """A trainer for the recipe's model on these rows; `kwargs` go to Trainer."""
     model = load_model(recipe)
     settings = recipe.e2_settings(recipe.native_window or native_window(model.config))
-    if settings.method != "none" and (own := checkpoint_scaling(model.config)):
-        raise E2BenchError(
-            f"{recipe.base} has a RoPE scaling of its own ({own.method}): angles divided by g then are not those that "
-            "--scale g evaluates with: start from a base without one, or take it out of the base's config.json"
-        )
     model = add_lora(model, recipe)
     whole = getattr(model, "get_base_model", lambda: model)()  # adapters are inside
     without_mask(whole, recipe)
@@ -409,7 +404,7 @@ def train(recipe: Recipe, out: Path, *, fresh: bool = False) -> bool:
     check_launcher()
     arguments = training_arguments(recipe, out)
     tokenizer = load_tokenizer(recipe)
-    config = e2_config(recipe, make_plan(recipe).native_window)
+    config = e2_config(recipe, recipe.native_window or native_window(load_config(recipe)))
     lock = FolderLock(out)
     with arguments.main_process_first(local=False):
         if arguments.process_index == 0:

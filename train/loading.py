@@ -16,7 +16,9 @@ from e2bench.compat import unpacked_gguf
 from e2bench.environment import number
 from e2bench.errors import E2BenchError, ModelError, one_line
 from e2bench.models.claims import check_folder_claims
+from e2bench.models.gguf_file import GgufFile
 from e2bench.models.loading import check_hub_id
+from e2bench.models.scaled_config import own_as_native
 from e2bench.prompts.chat import VICUNA_TEMPLATE
 from e2bench.train.miniature.initial import plant_induction
 from e2bench.train.recipe import Recipe
@@ -37,11 +39,27 @@ def check_sources(recipe: Recipe, *, weights: bool = True, data: bool = True) ->
         raise type(error)(f"{error}. To get it: {recipe.prepare}" if recipe.prepare else str(error)) from None
 
 
-def load_config(recipe: Recipe) -> PretrainedConfig:
-    """The model's config alone; `base_config` saves a look-up for a base that is not a file here (dry runs)."""
-    written = recipe.model or (recipe.base_config if not Path(recipe.base).expanduser().exists() else None)
-    if written:
-        return AutoConfig.for_model(**written)
+def load_config(recipe: Recipe, *, written: bool = False) -> PretrainedConfig:
+    """The config of the model to train: where g or t is used, with a base's own scaling as its native rotation.
+
+    written: take `base_config` for a base that is not a folder here (plans): it may leave out what a model needs.
+    """
+    config = _base_config(recipe, written)
+    if recipe.method != "none":
+        own_as_native(config, recipe.native_window)
+    return config
+
+
+def base_scaling(recipe: Recipe, *, written: bool = False) -> str:
+    """`rope_type` of the base's own scaling, whose angles are divided by g; "" where it has none, or is kept whole."""
+    return "" if recipe.method == "none" else own_as_native(_base_config(recipe, written), recipe.native_window)
+
+
+def _base_config(recipe: Recipe, written: bool) -> PretrainedConfig:
+    if recipe.model:
+        return AutoConfig.for_model(**recipe.model)
+    if written and recipe.base_config and not Path(recipe.base).expanduser().exists():
+        return AutoConfig.for_model(**recipe.base_config)
     name, gguf = _located(recipe.base)
     try:
         if gguf:
@@ -55,6 +73,12 @@ def load_config(recipe: Recipe) -> PretrainedConfig:
 @cache
 def _gguf_config(folder: str, file: str, changed: int) -> PretrainedConfig:
     """Read once, unless the file has `changed`: it takes seconds, and a plan asks for it often."""
+    rope = GgufFile(Path(folder) / file).rope()
+    if rope.parameters or rope.factors:
+        raise ModelError(
+            f"{file} has a RoPE scaling of its own, which a training reads from a config only; give `base` the "
+            "safetensors checkpoint"
+        )
     return cast(PretrainedConfig, AutoConfig.from_pretrained(folder, gguf_file=file))
 
 
@@ -74,7 +98,8 @@ def load_model(recipe: Recipe) -> PreTrainedModel:
     if recipe.sharding == "fsdp" and recipe.lora is None and number("RANK") > 0:
         return _unread(recipe)
     name, gguf = _located(recipe.base)
-    kind: dict[str, Any] = unpacked_gguf() if gguf else {"use_safetensors": True}
+    config = load_config(recipe)
+    kind: dict[str, Any] = unpacked_gguf() if gguf else {"use_safetensors": True, "config": config}
     try:
         return AutoModelForCausalLM.from_pretrained(
             name, dtype=torch.float32, attn_implementation=recipe.attention, **kind, **gguf

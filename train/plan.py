@@ -20,7 +20,7 @@ from e2bench.train.cost import (
     recipe_operations,
 )
 from e2bench.train.e2 import max_offset
-from e2bench.train.loading import add_lora, load_config
+from e2bench.train.loading import add_lora, base_scaling, load_config
 from e2bench.train.recipe import Recipe
 
 GIB = 2**30
@@ -31,6 +31,7 @@ class Plan:
     """parameters, trained: counts.    native_window: L in tokens.    state_bytes, activation_bytes: of one process.
 
     operations: floating-point operations of a token.    rate: the measured one that hours are computed from.
+    base_scaling: kind of the base's own RoPE scaling, whose angles g divides; "" without one.
     """
 
     recipe: Recipe
@@ -42,6 +43,7 @@ class Plan:
     activation_bytes: int
     operations: float
     rate: Measured | None
+    base_scaling: str = ""
 
     @property
     def tokens_per_step(self) -> int:
@@ -56,6 +58,7 @@ class Plan:
             ("parameters", f"{self.parameters:,}, trained {self.trained:,}"),
             ("positions", self._positions()),
             ("windows", f"native L = {self.native_window:,}, train R = {recipe.train_window:,} tokens"),
+            *([("base angles", self._base_angles())] if self.base_scaling else []),
             ("steps", f"{recipe.steps:,} of {recipe.batch_size} rows, {accumulated} × {recipe.micro_batch} a process"),
             ("tokens", f"{self.tokens_per_step:,} a step, {total:,} in all"),
             ("processes", f"{self.processes}, sharding {recipe.sharding}"),
@@ -113,6 +116,12 @@ class Plan:
             "computed, without the time that GPUs wait for each other"
         )
 
+    def _base_angles(self) -> str:
+        return (
+            f"the base's own {self.base_scaling} scaling is part of its rotation: g divides its angles, and L is the "
+            "window of that scaling"
+        )
+
     def _positions(self) -> str:
         recipe = self.recipe
         if recipe.method == "none":
@@ -138,7 +147,7 @@ class Plan:
 
 def make_plan(recipe: Recipe, processes: int = 1) -> Plan:
     """Shapes on torch's meta device and arithmetic; needs the base's config, not its weights."""
-    config = load_config(recipe)
+    config = load_config(recipe, written=True)
     with torch.device("meta"):
         model: Any = add_lora(AutoModelForCausalLM.from_config(config, attn_implementation="eager"), recipe)
     parameters = sum(p.numel() for p in model.parameters())
@@ -153,6 +162,7 @@ def make_plan(recipe: Recipe, processes: int = 1) -> Plan:
         activation_bytes=activation_bytes(config, recipe),
         operations=recipe_operations(config, recipe, parameters),
         rate=rate_for(recipe, parameters),
+        base_scaling=base_scaling(recipe, written=True),
     )
 
 

@@ -9,13 +9,14 @@ made.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from e2bench.errors import ModelError
-from e2bench.rope.config import SCALED_LAYERS
+from e2bench.rope.config import SCALED_LAYERS, rope_config
+from e2bench.rope.own import fixed_angles
 from e2bench.rope.switch import rotary_modules
 from e2bench.train.e2 import Draw
 
@@ -43,6 +44,9 @@ class E2Positions:
         for module, name, buffer in self._frequencies:
             if buffer.dtype.itemsize < 4:
                 raise ModelError(f"{type(module).__name__}.{name} is {buffer.dtype}: load the model in float32")
+        for rotary in cast("list[Any]", modules):
+            if isinstance(rotary.rope_type, str) and fixed_angles(rope_config(rotary.config)):
+                rotary.rope_type = "default"  # the same at every length: transformers would look each time
 
     def restore_frequencies(self) -> None:
         """Put back inverse frequencies that were cast or rounded since: DeepSpeed casts a whole model to bfloat16.

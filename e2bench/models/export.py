@@ -17,7 +17,9 @@ from e2bench.models.local import Model
 from e2bench.models.probe import TOKENS, probe_ids
 from e2bench.models.scaled_config import set_scaling
 from e2bench.models.tokenizers import PROBES
+from e2bench.rope.config import rope_config
 from e2bench.rope.methods import RopeScaling
+from e2bench.rope.own import fixed_angles
 from e2bench.rope.windows import short_length, short_number
 
 MARK = "e2bench_export.json"
@@ -127,10 +129,29 @@ def check_target(out: Path) -> None:
         raise RunFolderError(f"{out} holds something else than an export; give a new folder with --out")
 
 
+_LINEAR = """`max_position_embeddings` is {native:,}, the window of pretraining. vLLM multiplies it by the factor:
+
+    vllm serve . --max-model-len {window}
+
+transformers needs no option. A checkpoint that was fine-tuned as E²-LLM describes (arXiv 2401.06951) serves any window:
+write another `factor` into `rope_parameters` of config.json.
+"""
+_TABLE = """The rotation is that of a base with a RoPE scaling of its own, whose angles are divided by the factor. The
+config says so as `longrope`, with one list of divisors for inputs of every length; `max_position_embeddings` is
+{window:,}:
+
+    vllm serve . --max-model-len {window}
+
+transformers needs no option; it warns of `short_mscale` and `long_mscale`, which only engines read.
+For another window export the tuned checkpoint again with another `--scale`.
+"""
+
+
 def _card(model: Model, scaling: RopeScaling, window: int) -> str:
     name, native, g = model.name, model.native_window, short_number(scaling.factor)
     kind, dtype = model.config.model_type, str(model.dtype).removeprefix("torch.")
     how = "no scaling" if g == 1 else f"RoPE scaling `{scaling.method}`, factor {g}"
+    serving = _TABLE if fixed_angles(rope_config(model.hf.config)) else _LINEAR
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation
@@ -141,12 +162,6 @@ pipeline_tag: text-generation
 The weights of `{name}` ({kind}, {dtype}) with the window extended from {native:,} to {window:,} tokens by {how}.
 The weights are unchanged; only the config says how positions are rotated.
 
-`max_position_embeddings` is {native:,}, the window of pretraining. vLLM multiplies it by the factor:
-
-    vllm serve . --max-model-len {window}
-
-transformers needs no option. A checkpoint that was fine-tuned as E²-LLM describes (arXiv 2401.06951) serves any window:
-write another `factor` into `rope_parameters` of config.json.
-
+{serving.format(native=native, window=window)}
 Made by `e2bench export`. The licence is that of the original weights.
 """

@@ -99,6 +99,7 @@ def load_weights(spec: ModelSpec) -> Loaded:
         rope = gguf.rope()
         options |= _gguf_config(spec, source, rope)
     else:
+        options |= _own_config(spec, source, adapter)
         options["use_safetensors"] = None if spec.allow_pickle else True
         if not Path(source["pretrained_model_name_or_path"]).is_dir():
             check_hub_claims(spec.path, source["revision"], allow_pickle=spec.allow_pickle)
@@ -135,7 +136,7 @@ def load_config(spec: ModelSpec) -> Loaded:
     config = _guarded(spec, lambda: AutoConfig.from_pretrained(**source), "config")
     tokenizer = _tokenizer(spec, source, adapter)
     if "gguf_file" not in source:
-        return Loaded(config, tokenizer)
+        return Loaded(_own_config(spec, source, adapter).get("config", config), tokenizer)
     gguf = GgufFile(Path(source["pretrained_model_name_or_path"]) / source["gguf_file"])
     rope = gguf.rope()
     config = _gguf_config(spec, source, rope).get("config", config)
@@ -168,6 +169,28 @@ def _gguf_config(spec: ModelSpec, source: dict[str, Any], rope: GgufRope) -> dic
 
     config = _guarded(spec, lambda: AutoConfig.from_pretrained(**source), "config")
     config.rope_parameters = {**(config.rope_parameters or {}), **rope.parameters}
+    return {"config": config}
+
+
+def _own_config(spec: ModelSpec, source: dict[str, Any], adapter: Path | None) -> dict[str, Any]:
+    """The `config` argument of from_pretrained in which the base's own angles are the native rotation; {} elsewhere.
+
+    So they are under an adapter that was tuned so (its e2_config.json names the base's scaling), and where
+    --native-window is the window of the checkpoint's own scaling.
+    """
+    trained = adapter / "e2_config.json" if adapter else None
+    tuned = read_json(trained) if trained and trained.is_file() else {}
+    native = tuned["native_window"] if tuned.get("base_scaling") else None
+    if native is None and spec.native_window is None:
+        return {}
+    from transformers import AutoConfig
+
+    from e2bench.models.scaled_config import own_as_native, scaled_window
+
+    config = _guarded(spec, lambda: AutoConfig.from_pretrained(**source), "config")
+    if native is None and spec.native_window != scaled_window(config):
+        return {}
+    own_as_native(config, native)
     return {"config": config}
 
 

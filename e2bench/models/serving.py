@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from e2bench.errors import E2BenchError
-from e2bench.models.scaled_config import scaled_parameters
+from e2bench.models.scaled_config import scaled_parameters, table_length
 from e2bench.rope.config import checkpoint_scaling, rope_config, text_config
 from e2bench.rope.methods import BY_LENGTH, RopeScaling
 
@@ -190,8 +190,8 @@ def overrides(config: Any, scaling: RopeScaling, native: int, positions: int) ->
     new = scaled_parameters(current, scaling, native)
     same = {k: current.get(k) for k in new} == new and current.get("rope_type", "default") == new["rope_type"]
     changed: dict[str, Any] = {} if same else {"rope_parameters": new}
-    if text_config(config).max_position_embeddings != positions:
-        changed["max_position_embeddings"] = positions
+    if text_config(config).max_position_embeddings != (table := table_length(new, scaling, positions)):
+        changed["max_position_embeddings"] = table
     return changed
 
 

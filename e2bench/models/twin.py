@@ -14,7 +14,7 @@ import torch
 
 from e2bench.errors import ModelError
 from e2bench.models.findings import NOTE, OK, find
-from e2bench.models.scaled_config import set_scaling
+from e2bench.models.scaled_config import KNOWN, set_scaling
 from e2bench.rope.config import rope_config
 from e2bench.rope.methods import RopeScaling
 from e2bench.rope.switch import rotary_modules
@@ -23,26 +23,6 @@ if TYPE_CHECKING:
     from e2bench.models.local import Model
 
 CHECK = "scaling in force"
-# What rotary modules alone use. Anything else in `rope_parameters` may be used elsewhere.
-KNOWN = {
-    "rope_type",
-    "type",
-    "rope_theta",
-    "partial_rotary_factor",
-    "factor",
-    "original_max_position_embeddings",
-    "low_freq_factor",
-    "high_freq_factor",
-    "attention_factor",
-    "beta_fast",
-    "beta_slow",
-    "mscale",  # these two also scale the softmax, which shows in the modules' numbers
-    "mscale_all_dim",
-    "short_factor",
-    "long_factor",
-    "truncate",
-    "mrope_section",
-}
 
 
 def check_scaling(model: Model, scaling: RopeScaling) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from e2bench.errors import ModelError
 from e2bench.rope.methods import BY_LENGTH, RopeScaling
+from e2bench.rope.own import fixed_angles
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -61,8 +62,12 @@ def checkpoint_scaling(config: PretrainedConfig) -> RopeScaling | None:
     """The scaling that a checkpoint's config carries, or None; its factor is window / L.
 
     llama3's and longrope's own `factor` is not that ratio: Llama-3.2's 32 goes with 131,072 = 16 · 8,192.
+    Fixed angles (`rope.own`) over g are a linear scaling, at g = 1 none.
     """
     parameters = rope_config(config)
+    if fixed_angles(parameters):
+        g = float(parameters["factor"])
+        return RopeScaling("linear", g, own=True) if g > 1 else None
     rope_type = parameters.get("rope_type", "default")
     factor = float(parameters.get("factor") or 1.0)
     if rope_type in ("default", "proportional") or (rope_type == "linear" and factor == 1):

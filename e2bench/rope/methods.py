@@ -14,6 +14,7 @@ from typing import Any
 
 from e2bench.errors import E2BenchError, UnknownName
 from e2bench.rope.factors import Factors
+from e2bench.rope.own import fixed_angles
 
 Parameters = dict[str, Any]
 
@@ -158,9 +159,17 @@ class RopeScaling:
     def replacing(self, current: Parameters, native: int) -> Parameters:
         """`rope_parameters` in place of `current`: what else describes the rotation kept, the type and factor replaced.
 
-        Raises ValueError for a checkpoint's own scaling, which is kept, not made; E2BenchError for missing factors.
+        Raises ValueError for a checkpoint's own scaling, which is kept, not made; E2BenchError for missing factors, and
+        for a method that would replace angles which the model was trained with (`rope.own`).
         """
         kept = {k: v for k, v in current.items() if k in ("rope_theta", "partial_rotary_factor")}
+        if fixed := fixed_angles(current):
+            if not self.is_plain and self.method != "linear":
+                raise E2BenchError(
+                    f"this checkpoint was trained with the angles of a scaled base, which {self.method} would replace; "
+                    "give --method linear (its own angles divided by g) or none"
+                )
+            return {**kept, **fixed.parameters(1.0 if self.is_plain else self.factor, native)}
         if self.is_plain:
             return {**kept, "rope_type": "default"}
         if self.row.parameters is None:

@@ -51,7 +51,8 @@ def inverse_frequencies(
         config.max_position_embeddings = native  # what transformers takes for L
         if hasattr(config, "original_max_position_embeddings"):  # of Phi-3's class 4,096, put before the parameters'
             config.original_max_position_embeddings = native
-    compute = rotary.compute_default_rope_parameters if plain else ROPE_INIT_FUNCTIONS[parameters["rope_type"]]
+    made = parameters["rope_type"]
+    compute = rotary.compute_default_rope_parameters if made == "default" else ROPE_INIT_FUNCTIONS[made]
     return _float32(rope_frequencies(compute, config, seq_len=seq_len, layer_type=layer_type))
 
 
