@@ -62,3 +62,8 @@ def say(message: str) -> None:
     """Print a line on stderr, from rank 0 only; above a progress bar, which takes stderr's place while it is shown."""
     if not _hushed.get() and int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0:
         print(printable(message), file=sys.stderr, flush=True)
+
+
+def say_next(*commands: str) -> None:
+    """Name what people do next, at the end of a command, on stderr: what is on stdout is the command's result."""
+    say(f"next: {', or '.join(commands)}")

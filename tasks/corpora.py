@@ -17,16 +17,18 @@ DATASETS = {
             "cb45b11a4133c6bc1d6a44b0f8e701335ff1e543195db1103472e575857f7f64",
             "data/*.jsonl",
             "LongBench v1, all tasks and LongBench-E (formerly THUDM/LongBench)",
+            bytes=114_000_000,  # as the hub's listing at this commit rounds it
         ),
         Archive(
             "longbench2",
             "zai-org/LongBench-v2",
             "data.json",
-            "2b48e494f2c7a2f0af81aae178e05c7e1dde0fe9",  # read off public code that fetched it: 465,490,535 bytes
+            "2b48e494f2c7a2f0af81aae178e05c7e1dde0fe9",  # this and the size are read off public code that fetched it
             "15d61c22d92c96900b3c4948b6aeea218d3214b676a65df48e7b8555604c7fe2",
             None,
             "LongBench v2, 503 questions (formerly THUDM/LongBench-v2), and its prompts from GitHub",
             without="--data FOLDER with its data.json, and --prompts FOLDER with the prompts",
+            bytes=465_490_535,
         ),
         Archive(
             "proof-pile",
@@ -36,6 +38,7 @@ DATASETS = {
             None,
             None,
             "proof-pile's test split, read as a file (its loading script is not run)",
+            without="--data FILE (documents of your own) or --data demo (comes with e2bench)",
         ),
     )
 }
@@ -65,6 +68,7 @@ RULER = {
             None,
             "HotpotQA's development set, distractor setting (CC BY-SA 4.0), from the mirror that RULER names",
             part_of="ruler",
+            bytes=61_065_698,  # of the file with this SHA-256, as public code that checks it says
         ),
         Archive(
             "ruler-squad",
@@ -76,6 +80,7 @@ RULER = {
             "SQuAD 2.0's development set (CC BY-SA 4.0)",
             "https://rajpurkar.github.io/SQuAD-explorer/dataset/dev-v2.0.json",
             "ruler",
+            bytes=4_370_528,  # likewise
         ),
         Archive(
             "ruler-english_words",
@@ -88,6 +93,7 @@ RULER = {
             "https://media.githubusercontent.com/media/NVIDIA/RULER/c3f5e3b4f87f97e048793bb510a3a6b19a46bf3a/"
             "scripts/data/synthetic/json/english_words.json",
             "ruler",
+            bytes=8_564_991,  # likewise
         ),
         Archive(
             "ruler-punkt",
@@ -100,6 +106,7 @@ RULER = {
             "https://raw.githubusercontent.com/nltk/nltk_data/4f15a3d89eefe9748ec1c05be495d91289197155/"
             "packages/tokenizers/punkt_tab.zip",
             "ruler",
+            bytes=4_319_076,  # likewise
         ),
     )
 }

@@ -88,6 +88,7 @@ def test_data_without_a_name_lists_the_public_sets(cli: Cli) -> None:
     ended = cli("data")
     assert ended.code == 0
     assert [line.split()[0] for line in ended.out.splitlines()] == ["longbench", "longbench2", "proof-pile", "ruler"]
+    assert "114 MB" in ended.out and "465 MB" in ended.out and "over 78 MB" in ended.out
     assert "next: e2bench data NAME" in ended.err
 
 
@@ -106,7 +107,7 @@ def test_scores_can_be_written_elsewhere_and_shares_are_percent(cli: Cli, tmp_pa
     assert (MEASURED / "passkey-e2" / "scores.json").stat().st_mtime_ns == before
     share = json.loads((tmp_path / "new" / "scores" / "scores.json").read_text())["lengths"][0]["accuracy"]
     assert f"{100 * share:.1f} %" in ended.out
-    assert "next: e2bench report" in ended.out
+    assert "next: e2bench report" in ended.err
 
 
 def test_a_measuring_command_prints_its_scores_as_json(cli: Cli, tmp_path: Path) -> None:
@@ -128,3 +129,58 @@ def test_compare_says_what_its_star_means(cli: Cli, tmp_path: Path) -> None:
         longbench_run(tmp_path / name, tasks=["qasper"], predictions={"qasper": lines})
     said = cli("compare", tmp_path / "a", tmp_path / "b").out
     assert "+100.00 *" in said and "does not contain 0" in " ".join(said.split())
+
+
+def test_two_samples_get_no_star(cli: Cli, tmp_path: Path) -> None:
+    for name, text in (("a", "nothing of it"), ("b", "a red barn")):
+        lines = [prediction("qasper", at, text) for at in range(2)]
+        longbench_run(tmp_path / name, tasks=["qasper"], predictions={"qasper": lines})
+    said = cli("compare", tmp_path / "a", tmp_path / "b").out
+    assert "+100.00" in said and "+100.00 *" not in said
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("tasks",),
+        ("models",),
+        ("data",),
+        ("results", MEASURED / "passkey-e2"),
+        ("compare", MEASURED / "passkey-e2", MEASURED / "passkey-e2"),
+        ("passkey", "--lengths", "512", "--dry-run"),
+        pytest.param(("quickstart", "--dry-run"), marks=pytest.mark.slow),
+        ("export", "--scale", "2", "--out", "exported"),
+        pytest.param(("doctor",), marks=pytest.mark.slow),
+    ],
+    ids=lambda command: str(command[0]),
+)
+def test_a_command_ends_with_the_next_step(
+    command: tuple[Any, ...], cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ended = cli(*command)
+    assert ended.code == 0
+    assert ended.err.splitlines()[-1].startswith("next: ") and "next: " not in ended.out
+
+
+def test_results_show_shares_in_percent_and_keep_fractions_in_the_file(cli: Cli) -> None:
+    shown = cli("results", MEASURED / "passkey-e2")
+    scores = json.loads((MEASURED / "passkey-e2" / "scores.json").read_text("utf-8"))
+    share = scores["lengths"][-1]["accuracy"]
+    assert 0 < share < 1
+    assert f"{100 * share:.1f} %" in shown.out
+    assert f",{share}," in cli("results", MEASURED / "passkey-e2", "--csv").out
+
+
+def test_an_options_name_is_never_broken(cli: Cli) -> None:
+    assert "'--gpu-memory-utilization" in cli("longbench", "--help").out
+
+
+def test_a_wrong_option_points_to_the_help_of_its_command(cli: Cli) -> None:
+    ended = cli("ppl", "--lenghts", "4k")
+    assert ended.code == 2 and "(see e2bench ppl --help)" in ended.err
+
+
+def test_a_missing_recipe_file_is_no_unknown_name(cli: Cli) -> None:
+    ended = cli("train", "nofile.yaml")
+    assert ended.code == 2 and "recipe nofile.yaml does not exist" in ended.err

@@ -123,7 +123,7 @@ def test_folders_in_longbenchs_own_layout_are_paired_by_line(tmp_path: Path) -> 
 
 
 def test_the_command_prints_a_table_or_json_and_needs_two_runs(tmp_path: Path) -> None:
-    runs = [str(longbench(tmp_path / name, [pred] * 4)) for name, pred in (("a", "3"), ("b", "[4]"))]
+    runs = [str(longbench(tmp_path / name, [pred] * 6)) for name, pred in (("a", "3"), ("b", "[4]"))]
     shown = CliRunner().invoke(app, ["compare", *runs], env={"COLUMNS": "200"})
     assert "-100.00 *" in shown.output
     assert "[4]" in shown.output

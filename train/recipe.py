@@ -168,7 +168,7 @@ def _find(name: str) -> Path:
     packaged = {path.stem: path for path in sorted(RECIPES.glob("*.yaml"))}
     if name.removesuffix(".yaml") in packaged:
         return packaged[name.removesuffix(".yaml")]
-    if "/" in name:
+    if "/" in name or name.endswith((".yaml", ".yml")):
         raise DataError(f"recipe {name} does not exist; give the path of a YAML file or one of: {', '.join(packaged)}")
     raise UnknownName("recipe", name, list(packaged))
 

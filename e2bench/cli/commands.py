@@ -12,7 +12,7 @@ from e2bench.cli.help import Command, Group
 from e2bench.cli.options import command_of, with_common, with_dry_run
 from e2bench.experiments.base import EXPERIMENTS, experiment
 from e2bench.experiments.options import OF_A_MODEL, SCALING, SERVED, WEIGHTS, Common
-from e2bench.terminal import say
+from e2bench.terminal import say_next
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -65,7 +65,7 @@ def report(
         if path.suffix in (".csv", ".png", ".html") and not path.stem.endswith("-dark"):
             typer.echo(f"  {path}")
     if paths:
-        say(f"next: open {out / 'index.html'} in a browser")
+        say_next(f"open {out / 'index.html'} in a browser")
 
 
 @app.command(cls=Command)

@@ -9,8 +9,10 @@ from typing import Any
 from e2bench.errors import E2BenchError, printable
 from e2bench.experiments.compare import compare
 from e2bench.runs.folder import words
+from e2bench.terminal import say_next
 
 SHOWN_CHARS = 40
+FEWEST = 6  # samples that can tell two runs apart: if all of 5 changed one way, that is still chance at 2 / 2^5 > 0.05
 NUMBERS = ("A", "B", "B − A", "95 % interval")  # a narrow terminal folds other columns
 
 
@@ -25,6 +27,7 @@ def run(runs: list[Path], *, tasks: str | None, allow: str | None, as_json: bool
         return
     for result in results:
         _show(result)
+    say_next(f"e2bench report {' '.join(map(str, runs))} for a page with their answers side by side")
 
 
 def _names(given: str | None) -> list[str]:
@@ -44,7 +47,7 @@ def _show(result: dict[str, Any]) -> None:
         table.add_column(column, justify="right" if at else "left", overflow="fold", no_wrap=column in NUMBERS)
     for name, row in result["tasks"].items():
         bounds = row["interval"]
-        clear = bounds is not None and (bounds[0] > 0 or bounds[1] < 0)
+        clear = row["samples"] >= FEWEST and bounds is not None and (bounds[0] > 0 or bounds[1] < 0)
         table.add_row(
             escape(printable(name)),
             str(row["samples"]),
@@ -58,7 +61,7 @@ def _show(result: dict[str, Any]) -> None:
         console.print(f"asked otherwise: {name} = {words(first)} in A, {words(second)} in B")
     console.print(
         "* A and B differ by more than the choice of samples explains: the 95 % interval of B − A does not contain 0. "
-        "Without a star these samples do not tell them apart.",
+        f"Without a star these samples do not tell them apart; fewer than {FEWEST} never do.",
         style="dim",
     )
     if not result["largest"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from e2bench.experiments.base import EXPERIMENTS
-from e2bench.terminal import say
+from e2bench.terminal import say, say_next
 
 if TYPE_CHECKING:
     from e2bench.data.fetch import Archive
@@ -22,14 +22,20 @@ def run(name: str | None) -> None:
             fetched = fetch(archive)
             print(fetched)
             say(f"{'verified' if is_verified(archive, fetched) else 'NOT verified'}: {archive.pin}")
-        say(f"next: e2bench {chosen if chosen in EXPERIMENTS else f'ppl --data {chosen}'} --model MODEL")
+        say_next(f"e2bench {chosen if chosen in EXPERIMENTS else f'ppl --data {chosen}'} --model MODEL")
         return
     sets: dict[str, list[Archive]] = {}
     for archive in every_set():
         sets.setdefault(archive.part_of or archive.name, []).append(archive)
     for known, files in sets.items():
-        sizes = [size_bytes(archive) for archive in files]
-        shown = f"{sum(filter(None, sizes)) / 1e6:,.0f} MB" if all(sizes) else "size: ask online"
         about = ABOUT.get(known, f"{files[0].about} ({files[0].repo})")
-        print(f"{known:<12} {shown:>16}  {about}")
-    say("next: e2bench data NAME fetches one into the cache and prints where it is")
+        print(f"{known:<12} {_size([size_bytes(archive) for archive in files]):>16}  {about}")
+    say_next("e2bench data NAME fetches one into the cache and prints where it is")
+
+
+def _size(sizes: list[int | None]) -> str:
+    """Of files together; of some of them a lower bound, of none only where it is said."""
+    known = [size for size in sizes if size is not None]
+    if not known:
+        return "size: ask online"
+    return f"{'' if len(known) == len(sizes) else 'over '}{sum(known) / 1e6:,.0f} MB"

@@ -8,6 +8,7 @@ from e2bench.doctor.examine import examine
 from e2bench.errors import E2BenchError, printable
 from e2bench.experiments.options import Common
 from e2bench.models.findings import NOTE, WRONG, Finding
+from e2bench.terminal import say_next
 
 MARKS = {"ok": "ok", NOTE: "note", WRONG: "WRONG"}
 
@@ -20,6 +21,8 @@ def run(common: Common, *, data: str | None, as_json: bool) -> None:
         print(json.dumps({"ok": not wrong, "findings": [f.as_json() for f in findings]}, ensure_ascii=False, indent=1))
     else:
         _show(findings)
+        if not wrong:
+            say_next(f"e2bench ppl --model {common.model or 'MODEL'}")
     if wrong:
         raise E2BenchError(f"doctor: {len(wrong)} of {len(findings)} checks found what would make a number wrong")
 

@@ -126,5 +126,7 @@ def _usage_code(error: Exception) -> int | None:
         print(error, file=sys.stderr)
         return 2
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
-        return _say(f"{error.format_message()} (see e2bench --help)", 2)
+        of = getattr(error, "ctx", None)  # None: before any command is known
+        command = f"e2bench {of.info_name}" if of is not None and of.parent is not None else "e2bench"
+        return _say(f"{error.format_message()} (see {command} --help)", 2)
     return None

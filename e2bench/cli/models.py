@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 from e2bench.rope.windows import short_length
 from e2bench.tasks.models import PRESETS, Preset
+from e2bench.terminal import say_next
 
 
 def run(*, as_json: bool) -> None:
@@ -30,6 +31,7 @@ def run(*, as_json: bool) -> None:
     for preset in PRESETS:
         text = ". ".join(filter(None, (_where(preset), preset.note)))
         console.print(f"{preset.name}: {text}", highlight=False, markup=False)
+    say_next("e2bench longbench --model NAME")
 
 
 def _where(preset: Preset) -> str:

@@ -12,6 +12,9 @@ import typer
 from e2bench.experiments.base import Experiment
 from e2bench.experiments.options import Common
 from e2bench.settings import Setting, Settings
+from e2bench.terminal import say_next
+
+WITHOUT_DRY_RUN = "the same command without --dry-run"
 
 
 def parameters(settings: type[Settings], only: Collection[str] | None = None) -> list[inspect.Parameter]:
@@ -83,6 +86,8 @@ def command_of(experiment: type[Experiment]) -> Callable[..., None]:
         from e2bench.experiments.run import run_experiment
 
         show_run(run_experiment(settings, common), as_json=json)
+        if common.dry_run:
+            say_next(WITHOUT_DRY_RUN)
 
     run.__doc__ = experiment.about
     return with_settings(run, [experiment, Common])

@@ -13,7 +13,7 @@ from e2bench.models.loading import check_hub_id
 from e2bench.models.serving import BY_NAME, Command, Engine, Serving, check_servable
 from e2bench.rope.config import checkpoint_scaling, native_window
 from e2bench.rope.windows import PER_INPUT, scale_rule
-from e2bench.terminal import say
+from e2bench.terminal import say, say_next
 
 
 def run(common: Common, *, nodes: int, port: int) -> None:
@@ -48,7 +48,7 @@ def run(common: Common, *, nodes: int, port: int) -> None:
     if caveat := serving.caveat(scaling):
         say(caveat)
     evaluate = f"e2bench longbench --model http://127.0.0.1:{port}/v1 --served-model {name} --tokenizer {name}"
-    say(f"then: {evaluate} --native-window {native} --window {window}")
+    say_next(f"{evaluate} --native-window {native} --window {window} in another terminal")
 
 
 def _config(common: Common, name: str) -> Any:

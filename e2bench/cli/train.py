@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from e2bench.cli.options import WITHOUT_DRY_RUN
 from e2bench.environment import check_launcher, number
 from e2bench.experiments.loading import quiet_bars
 from e2bench.extras import require
+from e2bench.terminal import say_next
 
 
 def run(
@@ -43,13 +45,16 @@ def run(
         table.add_row(*row)
     console.print(table)
     if dry_run:
+        say_next(WITHOUT_DRY_RUN)
         return
     if profile:
         from e2bench.train.profiling import write_profile
 
         console.print(write_profile(loaded, folder))
+        say_next(f"e2bench report {folder} draws Figure 1")
     elif train(loaded, folder, fresh=fresh):
         console.print(f"trained: {folder}")
+        say_next(f"e2bench ppl --model {folder}", f"e2bench export --model {folder} --scale G --out DIR")
     else:
         console.print(f"stopped and saved in {folder}; the same command goes on from there")
         raise KeyboardInterrupt

@@ -37,6 +37,7 @@ class Archive:
     sha256: of the file; None where it is not known beforehand: then the hub's own checksum for `revision` is used.
     members: which files of a zip archive are taken out, as a glob over their paths; None for a file used as it is.
     without: what to give where there is no network.
+    bytes: of what is downloaded, where it is known without asking.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Archive:
     url: str = ""
     part_of: str = ""
     without: str = "--data FOLDER (your own copy) or --data demo (comes with e2bench)"
+    bytes: int | None = None
 
     @property
     def pin(self) -> str:
@@ -101,7 +103,10 @@ def _unpack_into(target: Path, downloaded: Path, members: str) -> None:
 
 
 def size_bytes(archive: Archive) -> int | None:
-    """Of what is downloaded, as the hub says it; None where it is not on the hub, or the hub cannot be asked."""
+    """Of what is downloaded, as the row or else the hub says it; None where neither can be asked."""
+    if archive.bytes is not None:
+        return archive.bytes
+
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     if archive.url or not is_online():

@@ -218,7 +218,7 @@ class Experiment(Settings):
         """Every number of scores.json: of each cell those in `columns`, or each task's score and the averages."""
         if not cls.cells:
             return task_numbers(scores)
-        return cell_numbers(cls.name, cls.columns, cls.amount, scores[cls.cells])
+        return cell_numbers(cls.name, cls.columns, cls.amount, scores[cls.cells], cls.fractions)
 
     @classmethod
     def table(cls, scores: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:

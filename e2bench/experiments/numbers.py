@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ class Number:
     """One number of scores.json. None where a score has no such thing.
 
     length: tokens.    interval: 95 %, [low, high], in the value's unit.    n: samples, trials, … that it is over.
+    is_share: whether it is from 0 to 1, and people read it in percent.
     """
 
     metric: str
@@ -26,14 +27,16 @@ class Number:
     method: str | None = None
     interval: Sequence[float] | None = None
     n: int | None = None
+    is_share: bool = False
 
 
 def cell_numbers(
-    name: str, columns: Iterable[str], amount: str, cells: Sequence[Mapping[str, Any]]
+    name: str, columns: Iterable[str], amount: str, cells: Sequence[Mapping[str, Any]], shares: Collection[str] = ()
 ) -> Iterator[Number]:
     """The measured columns of every cell; the interval belongs to the first of them.
 
     name: of the experiment: the task of cells that name none.    amount: the field that says how much is behind a cell.
+    shares: columns from 0 to 1.
     """
     measured = [column for column in columns if column not in (*AXES, *COUNTS, amount)]
     for cell in cells:
@@ -48,6 +51,7 @@ def cell_numbers(
                 method=cell.get("method"),
                 interval=cell.get("interval") if at == 0 else None,
                 n=cell.get(amount),
+                is_share=column in shares,
             )
 
 

@@ -18,6 +18,7 @@ COLUMNS = (
     "folder",
 )
 # fmt: on
+SHARE = "is_share"  # in a row, not in the table: whether people read its number in percent
 
 
 def flat_table(results: Path) -> tuple[Table, Results]:
@@ -55,4 +56,5 @@ def _row(run: Run, number: Number) -> Row:
         "data": labels.data(run),
         "commit": run.manifest.get("commit"),
         "folder": run.name,
+        SHARE: number.is_share,
     }
