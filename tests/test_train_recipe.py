@@ -1,5 +1,7 @@
 """Recipes: every packaged one is valid, unknown keys are refused by name, the plan adds up."""
 
+from importlib.util import find_spec
+
 import pytest
 import yaml
 
@@ -157,3 +159,9 @@ def test_a_recipe_that_cannot_start_names_what_makes_its_base_and_data(name, bef
     with pytest.raises(E2BenchError, match=before):
         run(name, [], out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(find_spec("deepspeed") is not None, reason="deepspeed is here")
+def test_a_plan_says_that_zero2_lacks_its_package() -> None:
+    rows = dict(make_plan(load_recipe("llama2-7b", ["sharding=zero2"])).rows())
+    assert rows["processes"] == "1, sharding zero2, which needs deepspeed: it is not installed here"

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 
+import gguf
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig
@@ -246,3 +247,16 @@ def test_the_plan_says_whose_angles_are_divided(words):
     assert rows["windows"].startswith("native L = 128,") and "own llama3 scaling" in rows["base angles"]
     plain = dict(make_plan(load_recipe(words[0], [*words[1], "method=none"])).rows())
     assert "base angles" not in plain
+
+
+def test_a_gguf_base_whose_scaling_a_training_would_not_read_is_refused(words, tmp_path):
+    writer = gguf.GGUFWriter(tmp_path / "x.gguf", "llama")
+    writer.add_context_length(TRAINED)
+    writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+    writer.add_rope_scaling_factor(4.0)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(ModelError, match=r"x\.gguf has a RoPE scaling of its own.*safetensors"):
+        make_plan(load_recipe(words[0], [*words[1], f"base={tmp_path / 'x.gguf'}"]))

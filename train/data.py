@@ -6,6 +6,7 @@ files -> examples -> token ids, once, into the cache (tokens.py) -> pieces -> mi
 from __future__ import annotations
 
 import glob
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from e2bench.errors import DataError, E2BenchError, UnknownName, one_line
 from e2bench.files import sha256_of
+from e2bench.hub import OFFLINE, is_online
 from e2bench.runs.manifest import shareable
 from e2bench.train.layouts import LAYOUTS, Segment
 
@@ -22,13 +24,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100  # label that transformers' loss leaves out
+HUB = "hf://"
+HUB_FILE = re.compile(r"hf://datasets/([^/@]+/[^/@]+)(?:@([^/]+))?/([^*]+)")  # repository, revision, path
+CACHED = re.compile(r"/datasets--([^/]+)--([^/]+)/snapshots/([0-9a-f]{40})/(.+)$")  # where the hub's client keeps it
 
 
 @dataclass(frozen=True)
 class Source:
     """One part of the mixture.
 
-    files: JSON or JSON-lines files, also .gz; `*` is expanded.    layout: `text`, `sharegpt`, `summary`
+    files: JSON or JSON-lines files, also .gz; `*` is expanded. `hf://datasets/OWNER/NAME@REVISION/PATH` is one of the
+    hub's, fetched into its client's cache; without @REVISION the newest.    layout: `text`, `sharegpt`, `summary`
     or `completion` (layouts.py).
     weight: share of the training tokens, relative to the other sources.
     loss: `all` tokens, or `answers` only (the assistant's turns; the summary; the completion).
@@ -53,10 +59,16 @@ class Source:
         if self.weight <= 0:
             raise E2BenchError(f"a data source has weight {self.weight:g}: it must be above 0")
 
-    def paths(self) -> list[Path]:
-        """The files that exist. Raises DataError for a name that matches nothing."""
+    def paths(self, *, fetch: bool = True) -> list[Path]:
+        """The files that exist. Raises DataError for a name that matches nothing.
+
+        fetch: get files of the hub that are not in the cache yet.
+        """
         found = []
         for name in self.files:
+            if name.startswith(HUB):
+                found.append(_from_hub(name, fetch))
+                continue
             path = Path(name).expanduser()
             matches = [path] if path.exists() else [Path(match) for match in sorted(glob.glob(str(path)))]
             if not matches:
@@ -69,16 +81,43 @@ class Source:
         return [_hash_at(path, path.stat().st_size, path.stat().st_mtime_ns) for path in self.paths()]
 
 
+def _from_hub(name: str, fetch: bool) -> Path:
+    """The file in the hub client's cache. Raises E2BenchError for another form, DataError where it cannot be had."""
+    parts = HUB_FILE.fullmatch(name)
+    if not parts:
+        raise E2BenchError(
+            f"{name!r} is no file of a data set on the hub; write hf://datasets/OWNER/NAME@REVISION/PATH, one a file"
+        )
+    from huggingface_hub import hf_hub_download
+
+    repo, revision, path = parts.groups()
+    online = fetch and is_online()
+    try:
+        return Path(hf_hub_download(repo, path, repo_type="dataset", revision=revision, local_files_only=not online))
+    except Exception as error:  # the hub client raises many kinds
+        reason = one_line(error).partition(". ")[0][:200] if online else OFFLINE
+        raise DataError(
+            f"training data {name} cannot be had: {reason}; on a machine with a network: "
+            f"hf download {repo} {path} --repo-type dataset" + (f" --revision {revision}" if revision else "")
+        ) from None
+
+
+def _recorded(path: Path) -> str:
+    """A file's name in e2_config.json; of the hub's with the commit that was read, as a recipe takes it."""
+    parts = CACHED.search(path.as_posix())
+    return "hf://datasets/{}/{}@{}/{}".format(*parts.groups()) if parts else path.name
+
+
 @lru_cache(maxsize=4096)  # a start asks twice: for the record, and for the key of the tokens
 def _hash_at(path: Path, size: int, changed: int) -> str:
     return sha256_of(path)
 
 
 def data_hashes(sources: list[Source]) -> dict[str, str]:
-    """File name -> SHA-256 of its bytes; the path as given where several files have one name."""
+    """File name -> SHA-256 of its bytes; the path as given where several files have one name, the hub's as `hf://…`."""
     hashes = [pair for source in sources for pair in zip(source.paths(), source.hashes(), strict=True)]
-    names = Counter(path.name for path, _ in hashes)
-    return {path.name if names[path.name] == 1 else shareable(path): digest for path, digest in hashes}
+    names = Counter(_recorded(path) for path, _ in hashes)
+    return {_recorded(path) if names[_recorded(path)] == 1 else shareable(path): digest for path, digest in hashes}
 
 
 def documents(source: Source, tokenizer: PreTrainedTokenizerBase) -> Iterator[list[Segment]]:

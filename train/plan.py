@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -61,7 +62,7 @@ class Plan:
             *([("base angles", self._base_angles())] if self.base_scaling else []),
             ("steps", f"{recipe.steps:,} of {recipe.batch_size} rows, {accumulated} × {recipe.micro_batch} a process"),
             ("tokens", f"{self.tokens_per_step:,} a step, {total:,} in all"),
-            ("processes", f"{self.processes}, sharding {recipe.sharding}"),
+            ("processes", f"{self.processes}, sharding {recipe.sharding}{self._missing()}"),
             ("memory", f"{self._gib(self.state_bytes)} weights, gradients and optimizer + "
                        f"{self._gib(self.activation_bytes)} activations a process (estimate)"),
             ("disk", self._disk()),
@@ -115,6 +116,10 @@ class Plan:
             f"{self.rate.tokens_per_s:,} tokens/s of {self.rate.what} are (measured on {self.rate.machine}); "
             "computed, without the time that GPUs wait for each other"
         )
+
+    def _missing(self) -> str:
+        absent = self.recipe.sharding == "zero2" and not find_spec("deepspeed")
+        return ", which needs deepspeed: it is not installed here" if absent else ""
 
     def _base_angles(self) -> str:
         return (
@@ -197,6 +202,6 @@ def activation_bytes(config: PretrainedConfig, recipe: Recipe) -> int:
 
 def _found(source: Any) -> str:
     try:
-        return f"{len(source.paths())} files"
+        return f"{len(source.paths(fetch=False))} files"
     except DataError:
         return "not there yet"
