@@ -76,6 +76,9 @@ def test_the_factor_on_cos_and_sin_is_phi_3s_or_the_files() -> None:
     assert rotary.attention_scaling == 1.25
     with pytest.raises(E2BenchError, match="3 factors, and the model 4"):
         switch.set(RopeScaling("longrope", 4.0, Factors((1.0,) * 3, (2.0,) * 3)), 3 * L)
+    of_another_length = Factors(FACTORS.short, FACTORS.long, native=2 * L)
+    with pytest.raises(E2BenchError, match=f"= {2 * L}, and the model's L is {L}.*--native-window {2 * L}"):
+        switch.set(RopeScaling("longrope", 4.0, of_another_length), 3 * L)
     with pytest.raises(E2BenchError, match="give --factors FILE"):
         switch.set(RopeScaling("longrope", 4.0), 3 * L)
 
@@ -85,6 +88,9 @@ def test_factors_are_read_from_a_file_or_a_checkpoint(place: str | None, tmp_pat
     lists = FACTORS.parameters() | {"rope_type": "longrope"}
     (tmp_path / "config.json").write_text(json.dumps({place: lists, "model_type": "phi3"} if place else lists))
     assert read_factors(tmp_path) == read_factors(tmp_path / "config.json") == FACTORS
+    assert read_factors(tmp_path).native is None
+    (tmp_path / "config.json").write_text(json.dumps({"rope_scaling": lists, "original_max_position_embeddings": L}))
+    assert read_factors(tmp_path) == FACTORS and read_factors(tmp_path).native == L
 
 
 def test_short_factors_that_are_left_out_are_ones(tmp_path: Path) -> None:

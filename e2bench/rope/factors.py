@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from e2bench.files import read_json
 
 MOST = 1e30  # of a factor; one of no such size is meant
 MSCALES = ("short_mscale", "long_mscale")  # of Phi-3.5-MoE
+NATIVE = "original_max_position_embeddings"
 PLACES = ("rope_parameters", "rope_scaling")  # where a checkpoint's config.json has them
 
 
@@ -19,23 +20,31 @@ class Factors:
     """d/2 divisors for inputs of up to L tokens, and those for longer ones.
 
     attention: the factor on cos and sin; None: sqrt(1 + ln g / ln L), as transformers has it for Phi-3.
+    native: L in tokens of the model that they were searched for, where the file says it.
     """
 
     short: tuple[float, ...]
     long: tuple[float, ...]
     attention: float | None = None
+    native: int | None = field(default=None, compare=False, repr=False)  # who they are for is no part of what they are
 
     def parameters(self) -> dict[str, Any]:
         """The same in the words of transformers' `rope_parameters`."""
         lists = {"short_factor": list(self.short), "long_factor": list(self.long)}
         return lists if self.attention is None else {**lists, "attention_factor": self.attention}
 
-    def check(self, frequencies: int) -> None:
-        """Raise E2BenchError for a model with another number of inverse frequencies."""
+    def check(self, frequencies: int, native: int) -> None:
+        """Raise E2BenchError for a model with another number of inverse frequencies, or another L (`native`)."""
         if len(self.long) != frequencies:
             raise E2BenchError(
                 f"--factors has {len(self.long)} factors, and the model {frequencies} rotary frequencies: "
                 "they were searched for another model"
+            )
+        if self.native is not None and self.native != native:
+            raise E2BenchError(
+                f"--factors says {NATIVE} = {self.native}, and the model's L is {native}: short and long factors would "
+                f"change places at another length than searched; give --native-window {self.native} if that is the "
+                "model's, else other factors"
             )
 
 
@@ -65,7 +74,9 @@ def read_factors(path: Path) -> Factors:
             "leave --method and --factors out to run that checkpoint as it is, or write its one attention_factor"
         )
     attention = found.get("attention_factor")
-    return Factors(short, long, None if attention is None else _numbers([attention], path, "attention_factor")[0])
+    factor = None if attention is None else _numbers([attention], path, "attention_factor")[0]
+    native = found.get(NATIVE, stored.get(NATIVE))
+    return Factors(short, long, factor, native if isinstance(native, int) else None)
 
 
 def _numbers(values: Any, path: Path, name: str) -> tuple[float, ...]:

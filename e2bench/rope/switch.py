@@ -150,7 +150,7 @@ class RopeSwitch:
         if scaling == self.scaling and scaling.method not in BY_LENGTH:
             return None
         if scaling.factors is not None:
-            scaling.factors.check(self._slots[0].inv_freq.numel())
+            scaling.factors.check(self._slots[0].inv_freq.numel(), self.native)
         computed = [
             inverse_frequencies(slot.module, scaling, native=self.native, length=length, layer_type=slot.layer_type)
             for slot in self._slots
