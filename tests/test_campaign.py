@@ -163,7 +163,7 @@ def test_hours_of_an_arm_come_from_a_measured_rate() -> None:
         ("{name: a, model: tiny, set: {seed: 1}}", "s.yaml:1: `set:` changes a recipe; add `recipe: NAME`"),
         ("{name: a, recipe: mini.yaml, set: 3}", "s.yaml:1: `set:` is 3; it must hold"),
         ("{name: a, recipe: mini.yaml, set: {sed: 1}}", "s.yaml:1: unknown recipe key 'sed'; did you mean 'seed'?"),
-        ("{name: a, recipe: minni.yaml}", "s.yaml:1: unknown recipe 'minni.yaml'"),
+        ("{name: a, recipe: minni.yaml}", "s.yaml:1: recipe minni.yaml does not exist; give the path"),
         ("{name: train, model: tiny}", "s.yaml:1: name 'train' is not possible"),
     ],
 )
