@@ -6,7 +6,10 @@ import os
 import socket
 import threading
 from functools import lru_cache
+from pathlib import Path
 from urllib.parse import urlsplit
+
+from e2bench.errors import DataError, one_line
 
 CONNECT_S = 1.5
 
@@ -48,6 +51,21 @@ def _connects(host: str, port: int) -> bool:
 
 
 OFFLINE = "the hub cannot be reached (no network, or HF_HUB_OFFLINE is set)"
+
+
+def data_file(repo: str, filename: str, revision: str | None = None, *, fetch: bool = True) -> Path:
+    """A file of a data set in the client's cache, fetched if it is not there yet. revision: None is the newest.
+
+    fetch: whether the hub may be asked. Raises DataError with the reason alone; callers say what to do.
+    """
+    from huggingface_hub import hf_hub_download
+
+    online = fetch and is_online()
+    try:
+        found = hf_hub_download(repo, filename, repo_type="dataset", revision=revision, local_files_only=not online)
+    except Exception as error:  # the hub client raises many kinds
+        raise DataError(one_line(error).partition(". ")[0][:200] if online else OFFLINE) from None
+    return Path(found)
 
 
 def is_cached(repo: str, filename: str, revision: str = "main") -> bool:

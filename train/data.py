@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from e2bench.errors import DataError, E2BenchError, UnknownName, one_line
 from e2bench.files import sha256_of
-from e2bench.hub import OFFLINE, is_online
+from e2bench.hub import data_file
 from e2bench.runs.manifest import shareable
 from e2bench.train.layouts import LAYOUTS, Segment
 
@@ -88,14 +88,10 @@ def _from_hub(name: str, fetch: bool) -> Path:
         raise E2BenchError(
             f"{name!r} is no file of a data set on the hub; write hf://datasets/OWNER/NAME@REVISION/PATH, one a file"
         )
-    from huggingface_hub import hf_hub_download
-
     repo, revision, path = parts.groups()
-    online = fetch and is_online()
     try:
-        return Path(hf_hub_download(repo, path, repo_type="dataset", revision=revision, local_files_only=not online))
-    except Exception as error:  # the hub client raises many kinds
-        reason = one_line(error).partition(". ")[0][:200] if online else OFFLINE
+        return data_file(repo, path, revision, fetch=fetch)
+    except DataError as reason:
         raise DataError(
             f"training data {name} cannot be had: {reason}; on a machine with a network: "
             f"hf download {repo} {path} --repo-type dataset" + (f" --revision {revision}" if revision else "")

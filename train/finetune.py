@@ -45,7 +45,7 @@ from e2bench.train.callbacks import (
 )
 from e2bench.train.data import data_hashes
 from e2bench.train.e2 import Draw, E2Settings, draw
-from e2bench.train.loading import add_lora, base_scaling, load_config, load_model, load_tokenizer
+from e2bench.train.loading import add_lora, config_and_scaling, load_config, load_model, load_tokenizer
 from e2bench.train.recipe import RECIPES, Recipe
 from e2bench.train.rotary import E2Positions, as_tensor
 from e2bench.train.rows import PackedRows
@@ -182,14 +182,15 @@ def _accumulation(recipe: Recipe) -> int:
     return accumulation
 
 
-def e2_config(recipe: Recipe, native: int) -> dict[str, Any]:
+def e2_config(recipe: Recipe) -> dict[str, Any]:
     """What `e2_config.json` holds, but for `step` and `tokens` (docs/files.md)."""
+    config, base_scaling = config_and_scaling(recipe)
     settings = dataclasses.asdict(recipe)
     del settings["prepare"]  # advice, not a setting
     return {
         "base": Path(recipe.base).name if recipe.base else recipe.model["model_type"],
-        **dataclasses.asdict(recipe.e2_settings(native)),
-        "base_scaling": base_scaling(recipe),
+        **dataclasses.asdict(recipe.e2_settings(recipe.native_window or native_window(config))),
+        "base_scaling": base_scaling,
         "steps": recipe.steps,
         "settings": settings,
         "data": data_hashes(recipe.data),
@@ -404,7 +405,7 @@ def train(recipe: Recipe, out: Path, *, fresh: bool = False) -> bool:
     check_launcher()
     arguments = training_arguments(recipe, out)
     tokenizer = load_tokenizer(recipe)
-    config = e2_config(recipe, recipe.native_window or native_window(load_config(recipe)))
+    config = e2_config(recipe)
     lock = FolderLock(out)
     with arguments.main_process_first(local=False):
         if arguments.process_index == 0:

@@ -39,20 +39,19 @@ def check_sources(recipe: Recipe, *, weights: bool = True, data: bool = True) ->
         raise type(error)(f"{error}. To get it: {recipe.prepare}" if recipe.prepare else str(error)) from None
 
 
-def load_config(recipe: Recipe, *, written: bool = False) -> PretrainedConfig:
+def load_config(recipe: Recipe) -> PretrainedConfig:
+    """The config of the model to train."""
+    return config_and_scaling(recipe)[0]
+
+
+def config_and_scaling(recipe: Recipe, *, written: bool = False) -> tuple[PretrainedConfig, str]:
     """The config of the model to train: where g or t is used, with a base's own scaling as its native rotation.
 
+    With it that scaling's `rope_type`, whose angles are divided by g; "" where the base has none, or is kept whole.
     written: take `base_config` for a base that is not a folder here (plans): it may leave out what a model needs.
     """
     config = _base_config(recipe, written)
-    if recipe.method != "none":
-        own_as_native(config, recipe.native_window)
-    return config
-
-
-def base_scaling(recipe: Recipe, *, written: bool = False) -> str:
-    """`rope_type` of the base's own scaling, whose angles are divided by g; "" where it has none, or is kept whole."""
-    return "" if recipe.method == "none" else own_as_native(_base_config(recipe, written), recipe.native_window)
+    return config, "" if recipe.method == "none" else own_as_native(config, recipe.native_window)
 
 
 def _base_config(recipe: Recipe, written: bool) -> PretrainedConfig:

@@ -21,7 +21,7 @@ from e2bench.train.cost import (
     recipe_operations,
 )
 from e2bench.train.e2 import max_offset
-from e2bench.train.loading import add_lora, base_scaling, load_config
+from e2bench.train.loading import add_lora, config_and_scaling
 from e2bench.train.recipe import Recipe
 
 GIB = 2**30
@@ -152,7 +152,7 @@ class Plan:
 
 def make_plan(recipe: Recipe, processes: int = 1) -> Plan:
     """Shapes on torch's meta device and arithmetic; needs the base's config, not its weights."""
-    config = load_config(recipe, written=True)
+    config, base_scaling = config_and_scaling(recipe, written=True)
     with torch.device("meta"):
         model: Any = add_lora(AutoModelForCausalLM.from_config(config, attn_implementation="eager"), recipe)
     parameters = sum(p.numel() for p in model.parameters())
@@ -167,7 +167,7 @@ def make_plan(recipe: Recipe, processes: int = 1) -> Plan:
         activation_bytes=activation_bytes(config, recipe),
         operations=recipe_operations(config, recipe, parameters),
         rate=rate_for(recipe, parameters),
-        base_scaling=base_scaling(recipe, written=True),
+        base_scaling=base_scaling,
     )
 
 

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 
 from e2bench.errors import DataError
 from e2bench.files import file_hashes, read_json, sha256_of, write_atomic, write_json
-from e2bench.hub import OFFLINE, is_online
+from e2bench.hub import OFFLINE, data_file, is_online
 
 SUMS = "sha256.json"  # beside what was unpacked: the hash of each file
 MAX_UNPACKED_BYTES = 8 << 30
@@ -142,14 +142,10 @@ def is_verified(archive: Archive, fetched: Path) -> bool:
 
 def _download(archive: Archive) -> Path:
     """The file in the hub's cache, fetched if it is not there yet."""
-    from huggingface_hub import hf_hub_download
-
-    online = is_online()
     try:
-        return Path(hf_hub_download(archive.repo, archive.filename, repo_type="dataset", revision=archive.revision))
-    except Exception as error:  # the hub client raises many kinds
-        reason = " ".join(str(error).split()).partition(". ")[0][:200] if online else OFFLINE
-        raise _unfetched(archive, reason) from None
+        return data_file(archive.repo, archive.filename, archive.revision)
+    except DataError as reason:
+        raise _unfetched(archive, str(reason)) from None
 
 
 def _from_address(archive: Archive) -> Path:

@@ -50,8 +50,8 @@ def read_losses(folder: Path, line: Line) -> Losses:
         with zipfile.ZipFile(path) as stored:  # a small file can unpack to terabytes
             if stored.getinfo("nll.npy").file_size > 4 * count + MOST_HEADER_BYTES:
                 raise other
-        with np.load(path, allow_pickle=False) as arrays:
-            found: Losses = arrays["nll"]
+            with stored.open("nll.npy") as array:
+                found: Losses = np.lib.format.read_array(array, allow_pickle=False)
     except UNREADABLE as error:
         raise DataError(f"{path} cannot be read: {' '.join(str(error).split())[:120]}") from None
     if found.shape != (count,) or found.dtype != np.float32 or not np.isfinite(found).all():

@@ -9,7 +9,8 @@ from typing import Any
 from e2bench.compat import rope_frequencies
 from e2bench.errors import E2BenchError, ModelError
 from e2bench.rope.config import SCALED_LAYERS, checkpoint_scaling, native_window, rope_config, text_config
-from e2bench.rope.methods import BY_LENGTH, ROWS, RopeScaling
+from e2bench.rope.factors import MSCALES
+from e2bench.rope.methods import BY_LENGTH, ROWS, RopeScaling, unscaled
 from e2bench.rope.own import FixedAngles
 
 # What rotary modules alone use. Anything else in `rope_parameters` may be used elsewhere.
@@ -103,19 +104,15 @@ def own_as_native(config: Any, native: int | None = None) -> str:
         )
     native = native or scaled_window(config)
     plain = copy.deepcopy(text)
-    plain.rope_parameters = {
-        **{k: v for k, v in parameters.items() if k in ("rope_theta", "partial_rotary_factor")},
-        "rope_type": "linear",
-        "factor": 1.0,
-    }
-    unscaled, _ = rope_frequencies(ROPE_INIT_FUNCTIONS["linear"], plain)
+    plain.rope_parameters = {**unscaled(parameters), "rope_type": "linear", "factor": 1.0}
+    plain_freq, _ = rope_frequencies(ROPE_INIT_FUNCTIONS["linear"], plain)
     inv_freq, attention = rope_frequencies(ROPE_INIT_FUNCTIONS[kind], copy.deepcopy(text))
-    divisors = (unscaled.double() / inv_freq.double()).clamp(min=1.0)  # a rounding below 1 would be no divisor
+    divisors = (plain_freq.double() / inv_freq.double()).clamp(min=1.0)  # a rounding below 1 would be no divisor
     fixed = FixedAngles(tuple(divisors.tolist()), float(attention))
-    theta = {k: v for k, v in plain.rope_parameters.items() if k not in ("rope_type", "factor")}
-    text.rope_parameters = {**theta, **fixed.parameters(1.0, native)}
+    text.rope_parameters = {**unscaled(parameters), **fixed.parameters(1.0, native)}
     if fixed.attention == 1:  # so engines have it without being told, and transformers would warn of these keys
-        del text.rope_parameters["short_mscale"], text.rope_parameters["long_mscale"]
+        for name in MSCALES:
+            del text.rope_parameters[name]
     text.max_position_embeddings = native
     if hasattr(text, "original_max_position_embeddings"):  # transformers puts it before the parameters'
         text.original_max_position_embeddings = native

@@ -10,7 +10,7 @@ from e2bench.errors import E2BenchError
 from e2bench.files import read_json
 
 MOST = 1e30  # of a factor; one of no such size is meant
-MSCALES = ("short_mscale", "long_mscale")  # of Phi-3.5-MoE
+MSCALES = ("short_mscale", "long_mscale")  # the factor on cos and sin for each list: Phi-3.5-MoE, and engines
 NATIVE = "original_max_position_embeddings"
 PLACES = ("rope_parameters", "rope_scaling")  # where a checkpoint's config.json has them
 

@@ -119,6 +119,11 @@ def parse_method(text: str) -> str:
     return _BY_ANY_NAME.get(text.strip().lower(), text)
 
 
+def unscaled(parameters: Parameters) -> Parameters:
+    """What describes the rotation whatever its scaling."""
+    return {k: v for k, v in parameters.items() if k in ("rope_theta", "partial_rotary_factor")}
+
+
 @dataclass(frozen=True)
 class RopeScaling:
     """A scaling method and its factor g.
@@ -162,7 +167,7 @@ class RopeScaling:
         Raises ValueError for a checkpoint's own scaling, which is kept, not made; E2BenchError for missing factors, and
         for a method that would replace angles which the model was trained with (`rope.own`).
         """
-        kept = {k: v for k, v in current.items() if k in ("rope_theta", "partial_rotary_factor")}
+        kept = unscaled(current)
         if fixed := fixed_angles(current):
             if not self.is_plain and self.method != "linear":
                 raise E2BenchError(

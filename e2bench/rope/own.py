@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from e2bench.rope.factors import Factors
+from e2bench.rope.factors import MSCALES, Factors
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,7 @@ class FixedAngles:
             "factor": float(g),
             "original_max_position_embeddings": native,
             **Factors(divided, divided, self.attention).parameters(),
-            "short_mscale": self.attention,
-            "long_mscale": self.attention,
+            **dict.fromkeys(MSCALES, self.attention),
         }
 
 
