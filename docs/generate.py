@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
-from e2bench.cli import app
-from e2bench.experiments.options import ENGINE, MODEL, RUN, Common
+from e2bench.cli.registry import COMMANDS
+from e2bench.experiments.options import ENGINE, MODEL, RUN, SHARED
 
+COMMON = set(SHARED)
 PAGE = Path(__file__).parent / "reference" / "commands.md"
 HEAD = """# Commands
 
@@ -19,7 +20,7 @@ Lengths: `4k` is 4,096 tokens, `4k..64k` doubles from end to end, commas list. L
 g·L the extended window. Exit status: 0 done, 2 the user's mistake (one line on stderr), 1 our failure or a run that
 ended incomplete, 130 interrupted (the same command goes on).
 """
-SHARED = """## Shared options
+SHARED_HEAD = """## Shared options
 
 They belong to every command that says so; each command uses those that it needs.
 """
@@ -27,28 +28,18 @@ They belong to every command that says so; each command uses those that it needs
 
 def page() -> str:
     """The whole page."""
-    commands = {_name(info): info.callback for info in app.registered_commands}
-    common = set(Common.named())
+    commands = {name: offer.function() for name, offer in COMMANDS.offers.items()}
     parts = [HEAD, " · ".join(f"[{name}](#{name})" for name in commands) + " · [shared options](#shared-options)\n"]
-    for name, callback in commands.items():
-        given = _parameters(callback)
-        shares = common <= set(given)
-        own = {key: p for key, p in given.items() if not (shares and key in common)}
-        parts.append(_section(name, inspect.getdoc(callback) or "", own, shares))
-    parts.append(SHARED)
+    parts += [_section(name, function) for name, function in commands.items()]
+    parts.append(SHARED_HEAD)
     shared = _parameters(commands["longbench"])
     for panel in (MODEL, ENGINE, RUN):
-        rows = {k: p for k, p in shared.items() if k in common and _typer(p).rich_help_panel == panel}
+        rows = {k: p for k, p in shared.items() if k in COMMON and _typer(p).rich_help_panel == panel}
         parts.append(f"### {panel}\n\n{_table(rows)}")
     return "\n".join(parts)
 
 
-def _name(info: Any) -> str:
-    return str(info.name or info.callback.__name__)
-
-
-def _parameters(callback: Callable[..., None] | None) -> dict[str, inspect.Parameter]:
-    assert callback is not None
+def _parameters(callback: Callable[..., None]) -> dict[str, inspect.Parameter]:
     known = inspect.signature(callback, eval_str=True).parameters
     return {name: one for name, one in known.items() if get_args(one.annotation)}  # not typer's own context
 
@@ -62,12 +53,18 @@ def _is_argument(parameter: inspect.Parameter) -> bool:
     return type(_typer(parameter)).__name__ == "ArgumentInfo"
 
 
-def _section(name: str, about: str, own: dict[str, inspect.Parameter], shares: bool) -> str:
+def _section(name: str, function: Callable[..., None]) -> str:
+    given = _parameters(function)
+    shared = {key: p for key, p in given.items() if key in COMMON} if given.keys() >= COMMON else {}
+    own = {key: p for key, p in given.items() if key not in shared}
     arguments = [_argument(p) for p in own.values() if _is_argument(p)]
-    options = ["[OPTIONS]"] if shares or len(own) > len(arguments) else []
-    lines = [f"## {name}", "", f"`{' '.join(['e2bench', name, *arguments, *options])}`", "", about, ""]
+    options = ["[OPTIONS]"] if len(given) > len(arguments) else []
+    lines = [f"## {name}", "", f"`{' '.join(['e2bench', name, *arguments, *options])}`", ""]
+    lines += [inspect.getdoc(function) or "", ""]
     lines += [_table(own)] if own else []
-    lines += ["Takes the [shared options](#shared-options).", ""] if shares else []
+    unused = ", ".join(f"`{_flag(p)}`" for p in shared.values() if _typer(p).hidden)
+    less = f"; has no use for {unused}" if unused else ""
+    lines += [f"Takes the [shared options](#shared-options){less}.", ""] if shared else []
     return "\n".join(lines)
 
 
@@ -96,6 +93,10 @@ def _names(parameter: inspect.Parameter, info: Any) -> str:
     kind = str(get_args(parameter.annotation)[0])
     value = "N" if "int" in kind else "PATH" if "Path" in kind else "TEXT"
     return ", ".join(f"`{name} {value}`" for name in given or [flag])
+
+
+def _flag(parameter: inspect.Parameter) -> str:
+    return _names(parameter, _typer(parameter)).partition(" ")[0].strip("`,")
 
 
 def _default(parameter: inspect.Parameter) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from report_folders import TASKS, longbench_run, prediction
 
 from e2bench.cli import app
 from e2bench.cli.help import EXAMPLES
+from e2bench.cli.registry import Commands
 from e2bench.errors import E2BenchError
 from e2bench.experiments.options import Common
 from e2bench.rope.windows import parse_length, parse_lengths
@@ -62,6 +64,25 @@ def test_help_cuts_no_sentence_and_ends_with_examples(cli: Cli) -> None:
     said = cli("ppl", "--help").out
     assert said.index("\nOptions:") < said.index("\nModel, scale and machine:") < said.index("\nThe run:")
     assert said.rstrip().endswith(EXAMPLES["ppl"][-1])
+
+
+def test_help_leaves_out_what_an_experiment_has_no_use_for(cli: Cli) -> None:
+    assert "--engine" in cli("longbench", "--help").out
+    assert "--compile" in cli("short", "--help").out
+    for name in ("ppl", "short", "attention"):
+        assert not re.search("--(engine|served|concurrency|insecure)", cli(name, "--help").out)
+    for name in ("longbench", "ruler", "passkey", "needle", "attention"):
+        assert "--compile" not in cli(name, "--help").out
+    refused = cli("ppl", "--engine", "vllm")
+    assert refused.code == 2 and "needs a model's losses" in refused.err
+
+
+def test_the_list_of_commands_makes_none_of_them(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def made(commands: Commands, name: str) -> None:
+        raise AssertionError(f"{name} was made")
+
+    monkeypatch.setattr(Commands, "__getitem__", made)
+    assert "ppl  " in cli("--help").out
 
 
 @pytest.mark.parametrize("name", sorted(EXAMPLES))

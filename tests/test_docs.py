@@ -216,7 +216,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch, cli: Callable[..., Any]) -> Callable
 
     package = Path(e2bench.cli.__file__).parent
     for module in sorted(package.glob("*.py")):
-        if module.stem not in ("__init__", "commands", "entry", "help", "options"):
+        if module.stem not in ("__init__", "commands", "entry", "help", "options", "registry"):
             monkeypatch.setattr(f"e2bench.cli.{module.stem}.run", record)
     monkeypatch.setattr(e2bench.experiments.run, "run_experiment", lambda *settings: record(*settings) and None)
     monkeypatch.setattr(e2bench.data.fetch, "fetch", record)

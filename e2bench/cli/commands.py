@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from e2bench import __version__
-from e2bench.cli.help import Command, Group
-from e2bench.cli.options import command_of, with_common, with_dry_run
+from e2bench.cli.options import command_of
+from e2bench.cli.registry import COMMANDS, Group, Offer
 from e2bench.experiments.base import EXPERIMENTS, experiment
-from e2bench.experiments.options import OF_A_MODEL, SCALING, SERVED, WEIGHTS, Common
+from e2bench.experiments.options import OF_A_MODEL, SCALING, SERVED, SHARED, WEIGHTS, Common
 from e2bench.terminal import say_next
 
 app = typer.Typer(
@@ -32,11 +32,14 @@ def _root(version: Annotated[bool, Flag("--version", help="Print the version and
         raise typer.Exit
 
 
-for _name in EXPERIMENTS:
-    app.command(_name, cls=Command)(command_of(experiment(_name)))
+def _offer(name: str) -> Offer:
+    return Offer(lambda: experiment(name).about, lambda: command_of(experiment(name)))
 
 
-@app.command(cls=Command)
+COMMANDS.offers.update({name: _offer(name) for name in EXPERIMENTS})
+
+
+@COMMANDS.command()
 def score(
     folder: Annotated[Path, typer.Argument(help="A run's folder, or one of LongBench prediction files.")],
     json: Annotated[bool, Flag("--json", help="Print JSON and write nothing.")] = False,
@@ -51,7 +54,7 @@ def score(
     run(folder, as_json=json, rouge_score=rouge_score, out=out)
 
 
-@app.command(cls=Command)
+@COMMANDS.command()
 def report(
     results: Annotated[list[Path], typer.Argument(help="Runs, or folders of runs; several become one report.")],
     out: Annotated[Path, Flag("--out", "-o", help="Folder of tables, figures and index.html.")] = Path("report"),
@@ -68,7 +71,7 @@ def report(
         say_next(f"open {out / 'index.html'} in a browser")
 
 
-@app.command(cls=Command)
+@COMMANDS.command()
 def view(
     results: Annotated[list[Path], typer.Argument(help="Runs, or folders of runs; they may still be running.")],
     port: Annotated[int, Flag("--port", help="Of this machine; 0 takes a free one.", min=0, max=65535)] = 8642,
@@ -79,7 +82,7 @@ def view(
     serve(results, port)
 
 
-@app.command(cls=Command)
+@COMMANDS.command()
 def results(
     folder: Annotated[Path, typer.Argument(help="A run, or a folder of runs.")],
     csv: Annotated[bool, Flag("--csv", help="As CSV, unrounded, with data, commit and folder.")] = False,
@@ -93,8 +96,7 @@ def results(
     run(folder, as_csv=csv, as_lm_eval=lm_eval)
 
 
-@app.command(cls=Command)
-@with_dry_run
+@COMMANDS.command(*SHARED)
 def quickstart(common: Common) -> None:
     """The whole bench in miniature on the embedded model, offline, ending in a report."""
     from e2bench.cli.suite import run
@@ -102,8 +104,7 @@ def quickstart(common: Common) -> None:
     run("quickstart", common)
 
 
-@app.command(cls=Command)
-@with_dry_run
+@COMMANDS.command(*SHARED)
 def suite(
     common: Common,
     *,
@@ -125,7 +126,7 @@ def suite(
     run(name, common, sets or [], only or [])
 
 
-@app.command(cls=Command)
+@COMMANDS.command()
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of one that comes with e2bench.")],
     settings: Annotated[list[str] | None, typer.Argument(help="key=value: settings that replace the recipe's.")] = None,
@@ -142,7 +143,7 @@ def train(
     run(recipe, settings or [], dry_run=dry_run, profile=profile, out=out, fresh=fresh)
 
 
-@app.command(cls=Command)
+@COMMANDS.command()
 def data(
     name: Annotated[str | None, typer.Argument(help="A data set. Without one: the list of them, with sizes.")] = None,
 ) -> None:
@@ -152,7 +153,7 @@ def data(
     run(name)
 
 
-@app.command(cls=Command)
+@COMMANDS.command()
 def tasks(json: Annotated[bool, Flag("--json", help="As JSON.")] = False) -> None:
     """Every task: its experiment, name, metric, language, samples and answer budget."""
     from e2bench.cli.tasks import run
@@ -160,8 +161,7 @@ def tasks(json: Annotated[bool, Flag("--json", help="As JSON.")] = False) -> Non
     run(as_json=json)
 
 
-@app.command(cls=Command)
-@with_common(*SCALING, *WEIGHTS, "out")
+@COMMANDS.command(*SCALING, *WEIGHTS, "out")
 def export(common: Common) -> None:
     """A plain Hugging Face checkpoint with the scale in its config, for any server."""
     from e2bench.cli.export import run
@@ -169,8 +169,7 @@ def export(common: Common) -> None:
     run(common)
 
 
-@app.command(cls=Command)
-@with_common(*SCALING, "factors", *OF_A_MODEL, "insecure", "compile")
+@COMMANDS.command(*SCALING, "factors", *OF_A_MODEL, "insecure", "compile")
 def doctor(
     common: Common,
     *,
@@ -183,8 +182,7 @@ def doctor(
     run(common, data=data, as_json=json)
 
 
-@app.command("serve-command", cls=Command)
-@with_common(*SCALING, *SERVED)
+@COMMANDS.command(*SCALING, *SERVED)
 def serve_command(
     common: Common,
     *,
@@ -198,7 +196,7 @@ def serve_command(
     run(**arguments)
 
 
-@app.command(cls=Command)
+@COMMANDS.command()
 def models(json: Annotated[bool, Flag("--json", help="As JSON.")] = False) -> None:
     """The presets: every system in the paper's tables, by name."""
     from e2bench.cli.models import run
@@ -206,7 +204,7 @@ def models(json: Annotated[bool, Flag("--json", help="As JSON.")] = False) -> No
     run(as_json=json)
 
 
-@app.command(cls=Command)
+@COMMANDS.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run folders; each is compared with the first.")],
     tasks: Annotated[str | None, Flag(help="Only these, separated by commas.")] = None,

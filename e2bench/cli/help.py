@@ -6,7 +6,7 @@ import shutil
 import sys
 from typing import Any
 
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand
 
 WIDEST = 110  # of a line people read
 UNKNOWN = 100  # columns where there is no terminal
@@ -83,28 +83,3 @@ class Command(TyperCommand):
         """The help at our width."""
         ctx.terminal_width = columns()
         return str(super().get_help(ctx)).replace(UNBROKEN, "-")
-
-
-class Group(TyperGroup):
-    """Commands with whole sentences."""
-
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Every command with the first paragraph of its help, not cut."""
-        rows = []
-        for name in self.list_commands(ctx):
-            command = self.get_command(ctx, name)
-            if command is not None and not command.hidden:
-                rows.append((name, " ".join((command.help or "").partition("\n\n")[0].split())))
-        with formatter.section("Commands"):
-            formatter.write_dl(rows)
-
-    def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        """Where to begin."""
-        with formatter.section("Begin"):
-            for line in ("e2bench quickstart", "e2bench COMMAND --help        options and examples of one command"):
-                formatter.write(f"{'':{formatter.current_indent}}{line}\n")
-
-    def get_help(self, ctx: Any) -> str:
-        """The help at our width."""
-        ctx.terminal_width = columns()
-        return str(super().get_help(ctx))

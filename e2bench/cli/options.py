@@ -17,10 +17,12 @@ from e2bench.terminal import say_next
 WITHOUT_DRY_RUN = "the same command without --dry-run"
 
 
-def parameters(settings: type[Settings], only: Collection[str] | None = None) -> list[inspect.Parameter]:
+def parameters(
+    settings: type[Settings], only: Collection[str] | None = None, hidden: Collection[str] = ()
+) -> list[inspect.Parameter]:
     """A keyword parameter for every setting, annotated with its option; text where the setting is parsed from text.
 
-    only: names of those that are wanted; None: all of them.
+    only: names of those that are wanted; None: all of them.    hidden: names of those that `--help` leaves out.
     """
     return [
         inspect.Parameter(
@@ -28,7 +30,8 @@ def parameters(settings: type[Settings], only: Collection[str] | None = None) ->
             inspect.Parameter.KEYWORD_ONLY,
             default=about.text,
             annotation=Annotated[
-                _type(about, hint), typer.Option(*about.flags, help=about.help, rich_help_panel=about.panel)
+                _type(about, hint),
+                typer.Option(*about.flags, help=about.help, rich_help_panel=about.panel, hidden=name in hidden),
             ],
         )
         for name, (_, about, hint) in settings.named().items()
@@ -43,16 +46,20 @@ def _type(about: Setting, hint: Any) -> Any:
 
 
 def with_settings(
-    command: Callable[..., None], classes: Iterable[type[Settings]], only: Collection[str] | None = None
+    command: Callable[..., None],
+    classes: Iterable[type[Settings]],
+    only: Collection[str] | None = None,
+    hidden: Collection[str] = (),
 ) -> Callable[..., None]:
     """The command `command(*instances of the classes, **its own options)`; typer reads the options' signature.
 
-    only: names of the settings that are offered, the others keep their defaults; None: all of them.
+    only: names of the settings that are offered, the others keep their defaults; None: all of them.    hidden: names of
+    those that are taken, to be refused in words, but that `--help` leaves out.
     """
     classes = list(classes)
     taken = {name for settings in classes for name in settings.named()}
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if get_args(p.annotation)]
-    every = [*own, *(p for settings in classes for p in parameters(settings, only))]
+    every = [*own, *(p for settings in classes for p in parameters(settings, only, hidden))]
     called = inspect.Parameter("called", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
 
     @wraps(command)
@@ -90,16 +97,4 @@ def command_of(experiment: type[Experiment]) -> Callable[..., None]:
             say_next(WITHOUT_DRY_RUN)
 
     run.__doc__ = experiment.about
-    return with_settings(run, [experiment, Common])
-
-
-def with_common(*only: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command `(common, *, own options)` those of the shared options that it uses."""
-    if unknown := set(only) - set(Common.named()):
-        raise ValueError(f"no such shared options: {sorted(unknown)}")
-    return lambda command: with_settings(command, [Common], only)
-
-
-def with_dry_run(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command `(common, *, own options)` that makes runs the shared options."""
-    return with_settings(command, [Common])
+    return with_settings(run, [experiment, Common], hidden=experiment.unused())

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from e2bench.errors import E2BenchError, UnknownName
 from e2bench.experiments.numbers import Number, cell_numbers, task_numbers
+from e2bench.experiments.options import OF_A_SERVER
 from e2bench.prompts.wording import Wording
 from e2bench.rope.windows import PER_INPUT, short_length, short_number
 from e2bench.settings import SETTING, Settings
@@ -143,6 +144,12 @@ class Experiment(Settings):
     def needed(self) -> str:
         """What the model must be for these settings."""
         return self.needs
+
+    @classmethod
+    def unused(cls) -> frozenset[str]:
+        """Shared settings that no run of this experiment uses: its help need not name them."""
+        served = () if cls.needs == "Generator" else OF_A_SERVER
+        return frozenset(served if cls.needs == "Scorer" else (*served, "compile"))
 
     def check(self, common: Common) -> None:
         """Refuse shared settings that this experiment cannot take, before anything is loaded."""

@@ -80,6 +80,11 @@ class LongBench2(Experiment):
     thinking: bool = setting(True, "Leave a template's thinking block on; --no-thinking asks for none.")
     early_stop: bool = setting(True, "Stop an answer once its letter cannot change.")
 
+    @classmethod
+    def unused(cls) -> frozenset[str]:
+        """None: letters are scored as losses, all else is answered."""
+        return frozenset()
+
     def needed(self) -> str:
         """Log-likelihoods for letters, else texts."""
         return "Scorer" if self.scoring == LETTERS else self.needs

@@ -27,6 +27,8 @@ OF_AN_ENGINE = (
     "tensor_parallel",
     "pipeline_parallel",
 )
+# Of what answers with texts only.
+OF_A_SERVER = ("served_model_name", "served_api", "concurrency", "insecure", *OF_AN_ENGINE)
 # Of commands that make no run.
 SCALING = ("scale", "method", "window")
 SERVED = (
@@ -169,3 +171,6 @@ class Common(Settings):
     def has_engine(self) -> bool:
         """Whether a server is to be started for `model`."""
         return self.engine != LOCAL
+
+
+SHARED = tuple(Common.named())
