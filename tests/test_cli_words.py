@@ -10,12 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 from report_folders import TASKS, longbench_run, prediction
 
-from e2bench.cli import app
-from e2bench.cli.help import EXAMPLES
-from e2bench.cli.registry import Commands
+from e2bench.cli.registry import COMMANDS, Commands
 from e2bench.errors import E2BenchError
 from e2bench.experiments.options import Common
 from e2bench.rope.windows import parse_length, parse_lengths
@@ -63,7 +60,7 @@ def test_help_cuts_no_sentence_and_ends_with_examples(cli: Cli) -> None:
     assert "pairs." in whole  # the end of attention's sentence
     said = cli("ppl", "--help").out
     assert said.index("\nOptions:") < said.index("\nModel, scale and machine:") < said.index("\nThe run:")
-    assert said.rstrip().endswith(EXAMPLES["ppl"][-1])
+    assert said.rstrip().endswith(COMMANDS["ppl"].examples[-1])
 
 
 def test_help_leaves_out_what_an_experiment_has_no_use_for(cli: Cli) -> None:
@@ -85,10 +82,11 @@ def test_the_list_of_commands_makes_none_of_them(cli: Cli, monkeypatch: pytest.M
     assert "ppl  " in cli("--help").out
 
 
-@pytest.mark.parametrize("name", sorted(EXAMPLES))
+@pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_examples_are_commands_that_exist(name: str) -> None:
-    command = typer.main.get_command(app).get_command(None, name)  # type: ignore[attr-defined]
-    for example in EXAMPLES[name]:
+    command = COMMANDS[name]
+    assert command.examples
+    for example in command.examples:
         program, first, *arguments = shlex.split(example)
         assert (program, first) == ("e2bench", name)
         command.make_context(name, arguments)

@@ -33,13 +33,17 @@ def _root(version: Annotated[bool, Flag("--version", help="Print the version and
 
 
 def _offer(name: str) -> Offer:
-    return Offer(lambda: experiment(name).about, lambda: command_of(experiment(name)))
+    return Offer(
+        about=lambda: experiment(name).about,
+        function=lambda: command_of(experiment(name)),
+        examples=lambda: experiment(name).examples,
+    )
 
 
 COMMANDS.offers.update({name: _offer(name) for name in EXPERIMENTS})
 
 
-@COMMANDS.command()
+@COMMANDS.command("e2bench score results/g8 --json", "e2bench score pred/llama2-7b-chat-4k --out scores")
 def score(
     folder: Annotated[Path, typer.Argument(help="A run's folder, or one of LongBench prediction files.")],
     json: Annotated[bool, Flag("--json", help="Print JSON and write nothing.")] = False,
@@ -54,7 +58,7 @@ def score(
     run(folder, as_json=json, rouge_score=rouge_score, out=out)
 
 
-@COMMANDS.command()
+@COMMANDS.command("e2bench report results --out report", "e2bench report results/mine results/theirs --out report")
 def report(
     results: Annotated[list[Path], typer.Argument(help="Runs, or folders of runs; several become one report.")],
     out: Annotated[Path, Flag("--out", "-o", help="Folder of tables, figures and index.html.")] = Path("report"),
@@ -71,7 +75,7 @@ def report(
         say_next(f"open {out / 'index.html'} in a browser")
 
 
-@COMMANDS.command()
+@COMMANDS.command("e2bench view results")
 def view(
     results: Annotated[list[Path], typer.Argument(help="Runs, or folders of runs; they may still be running.")],
     port: Annotated[int, Flag("--port", help="Of this machine; 0 takes a free one.", min=0, max=65535)] = 8642,
@@ -82,7 +86,7 @@ def view(
     serve(results, port)
 
 
-@COMMANDS.command()
+@COMMANDS.command("e2bench results results", "e2bench results results --csv")
 def results(
     folder: Annotated[Path, typer.Argument(help="A run, or a folder of runs.")],
     csv: Annotated[bool, Flag("--csv", help="As CSV, unrounded, with data, commit and folder.")] = False,
@@ -96,7 +100,7 @@ def results(
     run(folder, as_csv=csv, as_lm_eval=lm_eval)
 
 
-@COMMANDS.command(*SHARED)
+@COMMANDS.command("e2bench quickstart --out results/quickstart", shared=SHARED)
 def quickstart(common: Common) -> None:
     """The whole bench in miniature on the embedded model, offline, ending in a report."""
     from e2bench.cli.suite import run
@@ -104,7 +108,7 @@ def quickstart(common: Common) -> None:
     run("quickstart", common)
 
 
-@COMMANDS.command(*SHARED)
+@COMMANDS.command("e2bench suite paper --set model=results/train/llama2-7b --dry-run", shared=SHARED)
 def suite(
     common: Common,
     *,
@@ -126,7 +130,7 @@ def suite(
     run(name, common, sets or [], only or [])
 
 
-@COMMANDS.command()
+@COMMANDS.command("e2bench train llama2-7b --dry-run", "e2bench train llama2-7b g_max=10 --out results/train/g10")
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of one that comes with e2bench.")],
     settings: Annotated[list[str] | None, typer.Argument(help="key=value: settings that replace the recipe's.")] = None,
@@ -143,7 +147,7 @@ def train(
     run(recipe, settings or [], dry_run=dry_run, profile=profile, out=out, fresh=fresh)
 
 
-@COMMANDS.command()
+@COMMANDS.command("e2bench data", "e2bench data longbench")
 def data(
     name: Annotated[str | None, typer.Argument(help="A data set. Without one: the list of them, with sizes.")] = None,
 ) -> None:
@@ -153,7 +157,7 @@ def data(
     run(name)
 
 
-@COMMANDS.command()
+@COMMANDS.command("e2bench tasks", "e2bench tasks --json")
 def tasks(json: Annotated[bool, Flag("--json", help="As JSON.")] = False) -> None:
     """Every task: its experiment, name, metric, language, samples and answer budget."""
     from e2bench.cli.tasks import run
@@ -161,7 +165,9 @@ def tasks(json: Annotated[bool, Flag("--json", help="As JSON.")] = False) -> Non
     run(as_json=json)
 
 
-@COMMANDS.command(*SCALING, *WEIGHTS, "out")
+@COMMANDS.command(
+    "e2bench export --model meta-llama/Llama-2-7b-hf --scale 16 --out exported", shared=(*SCALING, *WEIGHTS, "out")
+)
 def export(common: Common) -> None:
     """A plain Hugging Face checkpoint with the scale in its config, for any server."""
     from e2bench.cli.export import run
@@ -169,7 +175,9 @@ def export(common: Common) -> None:
     run(common)
 
 
-@COMMANDS.command(*SCALING, "factors", *OF_A_MODEL, "insecure", "compile")
+@COMMANDS.command(
+    "e2bench doctor --model exported --json", shared=(*SCALING, "factors", *OF_A_MODEL, "insecure", "compile")
+)
 def doctor(
     common: Common,
     *,
@@ -182,7 +190,7 @@ def doctor(
     run(common, data=data, as_json=json)
 
 
-@COMMANDS.command(*SCALING, *SERVED)
+@COMMANDS.command("e2bench serve-command --model exported --engine sglang", shared=(*SCALING, *SERVED))
 def serve_command(
     common: Common,
     *,
@@ -196,7 +204,7 @@ def serve_command(
     run(**arguments)
 
 
-@COMMANDS.command()
+@COMMANDS.command("e2bench models", "e2bench models --json")
 def models(json: Annotated[bool, Flag("--json", help="As JSON.")] = False) -> None:
     """The presets: every system in the paper's tables, by name."""
     from e2bench.cli.models import run
@@ -204,7 +212,7 @@ def models(json: Annotated[bool, Flag("--json", help="As JSON.")] = False) -> No
     run(as_json=json)
 
 
-@COMMANDS.command()
+@COMMANDS.command("e2bench compare results/g2 results/g4", "e2bench compare results/g2 results/g4 --tasks trec --json")
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run folders; each is compared with the first.")],
     tasks: Annotated[str | None, Flag(help="Only these, separated by commas.")] = None,

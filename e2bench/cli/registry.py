@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +22,12 @@ class Offer:
     """A command that is not made yet.
 
     about: the sentence that the list of commands shows.    function: what typer reads its options from.
+    examples: the lines that its help ends with.
     """
 
     about: Callable[[], str]
     function: Callable[[], Function]
+    examples: Callable[[], tuple[str, ...]]
 
 
 class Commands(Mapping[str, Any]):
@@ -37,7 +39,9 @@ class Commands(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
         alone.command(name, cls=Command)(self.offers[name].function())
-        return typer.main.get_command(alone)
+        made = typer.main.get_command(alone)
+        made.examples = self.offers[name].examples()  # type: ignore[attr-defined]
+        return made
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.offers)
@@ -45,13 +49,14 @@ class Commands(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self.offers)
 
-    def command(self, *shared: str) -> Callable[[Function], Function]:
+    def command(self, *examples: str, shared: Collection[str] = ()) -> Callable[[Function], Function]:
         """Offer a function under its own name. shared: the shared options it takes, as one argument `common`."""
 
         def offer(function: Function) -> Function:
             self.offers[function.__name__.replace("_", "-")] = Offer(
                 about=lambda: " ".join((inspect.getdoc(function) or "").partition("\n\n")[0].split()),
                 function=lambda: with_settings(function, [Common], shared) if shared else function,
+                examples=lambda: examples,
             )
             return function
 

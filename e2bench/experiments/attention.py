@@ -92,6 +92,7 @@ class Attention(Experiment):
 
     name: ClassVar[str] = "attention"
     about: ClassVar[str] = "Figure 6: attention of an answer's tokens over a long input with hidden key-value pairs."
+    examples: ClassVar[tuple[str, ...]] = ("e2bench attention --lengths 512,1k --out results/attention",)
     needs: ClassVar[str] = "AttentionSource"
     agree: ClassVar[Mapping[str, bool]] = {"grid": True}
     wordings: ClassVar[tuple[Wording, ...]] = (WORDING,)

@@ -13,10 +13,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from e2bench.errors import E2BenchError, UnknownName
-from e2bench.experiments.numbers import Number, cell_numbers, task_numbers
+from e2bench.experiments.numbers import Number, cell_numbers, shown, task_numbers
 from e2bench.experiments.options import OF_A_SERVER
 from e2bench.prompts.wording import Wording
 from e2bench.rope.windows import PER_INPUT, short_length, short_number
@@ -90,11 +90,25 @@ class Sample:
     made_from: str | None = None
 
 
+class TaskFacts(NamedTuple):
+    """What `e2bench tasks` tells of one task.
+
+    samples: of the public set, or at a length.    budget: tokens of an answer; None where none is written.
+    """
+
+    task: str
+    metric: str
+    language: str
+    samples: int | None
+    budget: int | None
+
+
 @dataclass(frozen=True)
 class Experiment(Settings):
     """Base of all experiments; a subclass is a frozen dataclass of the settings that belong to it alone.
 
     name: of the command, in run.json and in default folders.    about: one sentence for `--help`.
+    examples: commands that its help ends with.
     needs: what the model must be: `Generator`, `Scorer` or `AttentionSource`, as text.
     several_scales, per_input: whether `--scale` may be a list, or `per-input`.
     agree: entries of `resolved` of which several calls may name different parts: True if parts that both name must
@@ -114,6 +128,7 @@ class Experiment(Settings):
 
     name: ClassVar[str]
     about: ClassVar[str]
+    examples: ClassVar[tuple[str, ...]]
     needs: ClassVar[str] = "Generator"
     several_scales: ClassVar[bool] = False
     per_input: ClassVar[bool] = True
@@ -138,6 +153,11 @@ class Experiment(Settings):
     def title(cls) -> str:
         """The experiment's name."""
         return cls.name
+
+    @classmethod
+    def tasks_facts(cls) -> Iterator[TaskFacts]:
+        """The tasks that `--tasks` takes, where there is such a setting."""
+        yield from ()
 
     # running
 
@@ -244,29 +264,6 @@ def default_folder(experiment: str, model: str, rule: ScaleRule, window: int | N
     scale = "s" + "-".join(str(short_number(v)) for v in rule.values) if rule.kind == "fixed" else rule.kind
     parts = [experiment, name, *([] if rule.method in ("linear", "checkpoint") else [rule.method]), scale]
     return "-".join([*parts, *([] if window is None else [short_length(window)])])
-
-
-def shown(
-    columns: Mapping[str, str], entries: Sequence[Mapping[str, Any]], fractions: Sequence[str] = ()
-) -> tuple[list[str], list[list[str]]]:
-    """(headings, rows) of entries of scores.json; a column that no entry has is left out. fractions: as percent."""
-    used = [(name, heading) for name, heading in columns.items() if any(name in entry for entry in entries)]
-    rows = [[_cell(name, entry.get(name), name in fractions) for name, _ in used] for entry in entries]
-    return [heading for _, heading in used], rows
-
-
-def _cell(name: str, value: Any, is_fraction: bool = False) -> str:
-    if name in ("window", "length"):
-        return short_length(value)
-    if name == "scored_tokens":
-        return f"{value:,}"
-    if isinstance(value, list):
-        return " – ".join(_cell(name, v, is_fraction) for v in value)
-    if is_fraction and value is not None:
-        return f"{100 * value:.1f} %"
-    if isinstance(value, float):
-        return f"{value:.4g}" if abs(value) < 1 else f"{value:.2f}"
-    return "" if value is None else str(value)
 
 
 # Name: module and class. The order is that of the page's sample browser and of `--help`.

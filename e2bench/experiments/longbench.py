@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from e2bench.data.source import DEMO, OWN, PUBLIC, DataSource
 from e2bench.errors import DataError, E2BenchError
-from e2bench.experiments.base import Experiment, Line, Plan, Sample
+from e2bench.experiments.base import Experiment, Line, Plan, Sample, TaskFacts
 from e2bench.files import check_folder, file_hashes, sha256_of
 from e2bench.prompts.truncation import MODES, input_limit
 from e2bench.rope.windows import ScaleRule
@@ -45,6 +45,11 @@ class LongBench(Experiment):
 
     name: ClassVar[str] = "longbench"
     about: ClassVar[str] = "LongBench v1: 21 tasks, middle truncation, official scores and averages."
+    examples: ClassVar[tuple[str, ...]] = (
+        "e2bench longbench --data demo --window 2k",
+        "e2bench longbench --model meta-llama/Llama-2-7b-hf --scale 8 --tasks trec,lcc --limit 20 --out results/g8",
+        "e2bench longbench --model meta-llama/Llama-2-7b-hf --scale 8 --engine vllm --out results/g8-vllm",
+    )
     agree: ClassVar[Mapping[str, bool]] = {"versions": True, "data": False, "hashes": True}
     benchmark: ClassVar[str] = "LongBench"
     own_layout: ClassVar[frozenset[str]] = frozenset(("pred", "answers", "all_classes", "length"))
@@ -60,6 +65,14 @@ class LongBench(Experiment):
     prompts: Path | None = setting(None, "LongBench's dataset2prompt.json instead of lm-eval's copies.")
     no_context: bool = setting(False, "Leave the document out: what the model knows already.", flags=("--no-context",))
     early_stop: bool = setting(True, "Stop a row once its score cannot change.")
+
+    @classmethod
+    def tasks_facts(cls) -> Iterator[TaskFacts]:
+        """LongBench's tasks and those of LongBench-E."""
+        from e2bench.tasks.longbench import EVERY_TASK
+
+        for task in EVERY_TASK:
+            yield TaskFacts(task.name, task.metric.__name__, task.language, task.samples, task.max_new_tokens)
 
     def inputs(self, common: Common) -> Inputs:
         """Prompts and examples of the chosen tasks."""

@@ -58,6 +58,9 @@ class LongBench2(Experiment):
     about: ClassVar[str] = (
         "LongBench v2: 503 four-way questions over long texts. Greedy; the official script samples at temperature 0.1."
     )
+    examples: ClassVar[tuple[str, ...]] = (
+        "e2bench longbench2 --model meta-llama/Llama-3.1-8B-Instruct --cot --out results/longbench2",
+    )
     agree: ClassVar[Mapping[str, bool]] = {"versions": True, "data": False, "hashes": True}
     benchmark: ClassVar[str] = "LongBench v2"
     own_layout: ClassVar[frozenset[str]] = frozenset(("_id", "sub_domain", "difficulty", "length", "answer", "judge"))

@@ -65,6 +65,7 @@ class Needle(DepthGrid):
 
     name: ClassVar[str] = "needle"
     about: ClassVar[str] = "A needle in a haystack of real text: a grid of lengths, depths and trials."
+    examples: ClassVar[tuple[str, ...]] = ("e2bench needle --lengths 512,1k --depths 3 --trials 1 --data demo",)
     new_tokens: ClassVar[int] = 32
     words: ClassVar[str] = "haystack"
     agree: ClassVar[Mapping[str, bool]] = {"grid": True, "data": False, "hashes": True}

@@ -1,10 +1,12 @@
-"""Single numbers out of scores.json, for flat tables."""
+"""The numbers of scores.json: one by one for flat tables, in columns for the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from e2bench.rope.windows import short_length
 
 # Fields of a cell that say where a number stands, or how much it is over.
 AXES = ("task", "window", "length", "scale", "method", "protocol")
@@ -71,3 +73,26 @@ def task_numbers(scores: Mapping[str, Any]) -> Iterator[Number]:
 def is_number(value: Any) -> bool:
     """Whether a field holds an int or a float; true and false are none."""
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def shown(
+    columns: Mapping[str, str], entries: Sequence[Mapping[str, Any]], fractions: Sequence[str] = ()
+) -> tuple[list[str], list[list[str]]]:
+    """(headings, rows) of entries of scores.json; a column that no entry has is left out. fractions: as percent."""
+    used = [(name, heading) for name, heading in columns.items() if any(name in entry for entry in entries)]
+    rows = [[_cell(name, entry.get(name), name in fractions) for name, _ in used] for entry in entries]
+    return [heading for _, heading in used], rows
+
+
+def _cell(name: str, value: Any, is_fraction: bool = False) -> str:
+    if name in ("window", "length"):
+        return short_length(value)
+    if name == "scored_tokens":
+        return f"{value:,}"
+    if isinstance(value, list):
+        return " – ".join(_cell(name, v, is_fraction) for v in value)
+    if is_fraction and value is not None:
+        return f"{100 * value:.1f} %"
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1 else f"{value:.2f}"
+    return "" if value is None else str(value)

@@ -42,6 +42,7 @@ class PassKey(DepthGrid):
 
     name: ClassVar[str] = "passkey"
     about: ClassVar[str] = "Passkey retrieval: a grid of lengths, depths and trials."
+    examples: ClassVar[tuple[str, ...]] = ("e2bench passkey --lengths 512..4k --depths 5 --trials 2",)
     new_tokens: ClassVar[int] = 16
     words: ClassVar[str] = "template"
     implied: ClassVar[Mapping[str, Any]] = {"template": "e2bench"}

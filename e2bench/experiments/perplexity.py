@@ -38,6 +38,10 @@ class Perplexity(Experiment):
 
     name: ClassVar[str] = "ppl"
     about: ClassVar[str] = "Sliding-window perplexity, the scale chosen per length."
+    examples: ClassVar[tuple[str, ...]] = (
+        "e2bench ppl --lengths 512,1k --max-windows 2",
+        "e2bench ppl --model meta-llama/Llama-2-7b-hf --data proof-pile --lengths 4k..64k --method YaRN",
+    )
     needs: ClassVar[str] = "Scorer"
     several_scales: ClassVar[bool] = True
     agree: ClassVar[Mapping[str, bool]] = {"grid": True, "data": False}  # a line's document is a hash of its text

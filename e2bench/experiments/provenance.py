@@ -29,7 +29,7 @@ def source_of(manifest: Mapping[str, Any]) -> DataSource | None:
         return None
     given = (manifest.get("settings") or {}).get("data") if isinstance(manifest.get("settings"), dict) else None
     of = _experiment(manifest)
-    if of.name == "passkey":
+    if "data" not in of.named():
         return DataSource(GENERATED)
     if isinstance(given, str):
         return (

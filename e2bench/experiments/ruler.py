@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from e2bench.errors import DataError
 from e2bench.experiments import sharing
-from e2bench.experiments.base import Experiment, Line, Plan, Sample
+from e2bench.experiments.base import Experiment, Line, Plan, Sample, TaskFacts
 from e2bench.experiments.grid import grid_facts, grid_of, grouped, named
 from e2bench.prompts.wording import Wording
 from e2bench.rope.methods import BY_LENGTH, RopeScaling
@@ -47,6 +47,10 @@ class Ruler(Experiment):
 
     name: ClassVar[str] = "ruler"
     about: ClassVar[str] = "RULER: 13 synthetic tasks at any length, and the effective length."
+    examples: ClassVar[tuple[str, ...]] = (
+        "e2bench ruler --lengths 1k --samples 1 --tasks niah_single_1,vt",
+        "e2bench ruler --model meta-llama/Llama-2-7b-hf --lengths 4k..32k --samples 50 --out results/ruler",
+    )
     agree: ClassVar[Mapping[str, bool]] = {"grid": True, "versions": True, "data": False, "hashes": True}
     benchmark: ClassVar[str] = "RULER"
     wordings: ClassVar[tuple[Wording, ...]] = (WORDING,)
@@ -68,6 +72,14 @@ class Ruler(Experiment):
     write_samples: Path | None = setting(
         None, "Write the samples as LENGTH/TASK.jsonl below this folder, and stop: only a tokenizer is needed."
     )
+
+    @classmethod
+    def tasks_facts(cls) -> Iterator[TaskFacts]:
+        """RULER's tasks, with the samples of a length by default."""
+        from e2bench.tasks.ruler import RULER, SAMPLES
+
+        for task in RULER:
+            yield TaskFacts(task.name, task.metric.__name__, "en", SAMPLES, task.max_new_tokens)
 
     def without_model(self, common: Common) -> bool:
         """Write the samples where `write_samples` asks for them."""

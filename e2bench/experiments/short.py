@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from e2bench.data.source import OWN, PUBLIC, DataSource
 from e2bench.errors import DataError
-from e2bench.experiments.base import Experiment, Line, Plan, Sample, default_folder
+from e2bench.experiments.base import Experiment, Line, Plan, Sample, TaskFacts, default_folder
+from e2bench.experiments.numbers import shown
 from e2bench.files import check_folder, file_hashes, read_json
 from e2bench.rope.windows import ScaleRule, short_number
 from e2bench.runs.lines import LM_EVAL, names_of, read_run, row_id, stored_rows
 from e2bench.settings import setting
-from e2bench.tasks.short import SHORT, TABLE_7, ShortTask, select
+from e2bench.tasks.short import EXACT, NEW_TOKENS, SHORT, TABLE_7, ShortTask, select
 from e2bench.terminal import say
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ class Short(Experiment):
 
     name: ClassVar[str] = "short"
     about: ClassVar[str] = "Table 7: short benchmarks, zero-shot, at any scale."
+    examples: ClassVar[tuple[str, ...]] = (
+        "e2bench short --model meta-llama/Llama-2-7b-hf --suite paper --out results/short",
+    )
     needs: ClassVar[str] = "Scorer"
     per_input: ClassVar[bool] = False
     agree: ClassVar[Mapping[str, bool]] = {"versions": True, "data": False}
@@ -59,6 +63,14 @@ class Short(Experiment):
     tasks: str | None = setting(None, "Names, separated by commas. Default: all.", lines="tasks")
     data: Path | None = setting(None, "Folder with piqa.jsonl, … Default: the public sets.")
     limit: int | None = setting(None, "Only the first N rows of each task.", minimum=1, lines="limit")
+
+    @classmethod
+    def tasks_facts(cls) -> Iterator[TaskFacts]:
+        """Table 7's tasks and lm-eval's; where options are ranked nothing is written."""
+        for task in SHORT:
+            is_written = task.scoring == EXACT
+            metric, budget = ("exact match", NEW_TOKENS) if is_written else ("accuracy", None)
+            yield TaskFacts(task.name, metric, "en", task.samples, budget)
 
     def chooses(self) -> dict[str, bool]:
         """Nothing with lm-eval: it evaluates a task whole, and its lines do not say what they were made from."""
@@ -200,8 +212,6 @@ class Short(Experiment):
     @classmethod
     def table(cls, scores: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         """Accuracy of each task."""
-        from e2bench.experiments.base import shown
-
         details = scores["details"]
         entries = [{"task": name, "accuracy": v, **details.get(name, {})} for name, v in scores["tasks"].items()]
         return shown(cls.columns, entries)
