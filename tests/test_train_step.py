@@ -9,8 +9,9 @@ from torch import _dynamo as dynamo
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from e2bench.errors import E2BenchError
-from e2bench.train import step
+from e2bench.train import finetune, step
 from e2bench.train.finetune import train
+from e2bench.train.plan import make_plan
 from e2bench.train.recipe import load_recipe
 
 # Of torch's own compiler, at which a test would stop inside it.
@@ -81,6 +82,44 @@ def test_a_step_that_cannot_be_compiled_is_refused_in_a_line(small_recipe, tmp_p
 def test_compiling_a_sharded_training_is_refused(small_recipe, tmp_path):
     with pytest.raises(E2BenchError, match="compile: true goes with sharding: none, and this recipe has zero2"):
         losses(small_recipe, tmp_path / "out", "compile=true", "sharding=zero2")
+
+
+def test_matrices_that_adapters_leave_alone_take_two_bytes_and_give_the_same_bits(small_recipe, tmp_path, monkeypatch):
+    adapters = ["lora.rank=4", "lora.targets=[q_proj, down_proj]", "precision=bfloat16"]
+    held = []
+
+    def frozen(model, recipe):
+        held.append(model)
+        return step.frozen_matrices(model, recipe)
+
+    monkeypatch.setattr(finetune, "frozen_matrices", frozen)
+    found = losses(small_recipe, tmp_path / "held", *adapters)
+    [model] = held
+    layer = model.get_base_model().model.layers[0]
+    assert layer.self_attn.q_proj.base_layer.weight.dtype == layer.self_attn.k_proj.weight.dtype == torch.bfloat16
+    wide = [layer.input_layernorm.weight, layer.self_attn.q_proj.lora_A["default"].weight]
+    assert {parameter.dtype for parameter in [*wide, model.get_input_embeddings().weight]} == {torch.float32}
+
+    monkeypatch.setattr(finetune, "frozen_matrices", lambda model, recipe: [])
+    assert losses(small_recipe, tmp_path / "wide", *adapters) == found
+    stored = [(tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("held", "wide")]
+    assert stored[0] == stored[1]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "narrow"),
+    [
+        (["lora.rank=4", "precision=bfloat16"], True),
+        (["precision=bfloat16"], False),
+        (["lora.rank=4", "precision=float32"], False),
+        (["lora.rank=4", "precision=bfloat16", "sharding=fsdp"], False),
+    ],
+)
+def test_the_plan_counts_what_is_held_in_two_bytes(overrides, narrow, small_recipe):
+    plan = make_plan(load_recipe(str(small_recipe), overrides))
+    frozen = plan.parameters - plan.trained
+    assert (0.3 * frozen < plan.narrow < frozen) if narrow else plan.narrow == 0
+    assert plan.state_bytes == 4 * plan.parameters - 2 * plan.narrow + 12 * plan.trained
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU it is done")

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -49,7 +49,7 @@ from e2bench.train.loading import add_lora, config_and_scaling, load_config, loa
 from e2bench.train.recipe import RECIPES, Recipe
 from e2bench.train.rotary import E2Positions, as_tensor
 from e2bench.train.rows import PackedRows
-from e2bench.train.step import check_liger, compile_step, compiling, loss_alone, without_mask
+from e2bench.train.step import check_liger, compile_step, compiling, frozen_matrices, loss_alone, without_mask
 from e2bench.train.weights import store_as
 
 
@@ -331,12 +331,20 @@ def _differences(stored: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[
 
 
 def make_trainer(
-    recipe: Recipe, arguments: TrainingArguments, rows: IterableDataset[dict[str, torch.Tensor]], **kwargs: Any
+    recipe: Recipe,
+    arguments: TrainingArguments,
+    rows: IterableDataset[dict[str, torch.Tensor]],
+    *,
+    begun: Callable[[Any], None] = lambda model: None,
+    **kwargs: Any,
 ) -> E2Trainer:
-    """A trainer for the recipe's model on these rows; `kwargs` go to Trainer."""
+    """A trainer for the recipe's model on these rows; `kwargs` go to Trainer. begun: told the model as it was read."""
     model = load_model(recipe)
     settings = recipe.e2_settings(recipe.native_window or native_window(model.config))
     model = add_lora(model, recipe)
+    begun(model)
+    for parameter in frozen_matrices(model, recipe):
+        parameter.data = parameter.data.to(torch.bfloat16)
     whole = getattr(model, "get_base_model", lambda: model)()  # adapters are inside
     without_mask(whole, recipe)
     loss_alone(whole)
@@ -439,9 +447,13 @@ def _train(recipe: Recipe, out: Path, arguments: Any, tokenizer: Any, config: di
             rows = NoRows()
             writer.wordings = lambda: trained_on(read_json(checkpoint / CONFIG_NAME))
             logging.getLogger("transformers.trainer").setLevel(logging.ERROR)  # it warns that there are none
-        trainer = make_trainer(recipe, arguments, rows, processing_class=tokenizer, callbacks=[writer, stop, *log])
-        if arguments.process_index == 0:
-            check_start(out, trainer.model if recipe.base else None, tokenizer)
+
+        def begun(model: Any) -> None:
+            if arguments.process_index == 0:
+                check_start(out, model if recipe.base else None, tokenizer)
+
+        callbacks = [writer, stop, *log]
+        trainer = make_trainer(recipe, arguments, rows, begun=begun, processing_class=tokenizer, callbacks=callbacks)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.state.global_step < recipe.steps:
         return False

@@ -23,14 +23,16 @@ from e2bench.train.cost import (
 from e2bench.train.e2 import max_offset
 from e2bench.train.loading import add_lora, config_and_scaling
 from e2bench.train.recipe import Recipe
+from e2bench.train.step import frozen_matrices
 
 GIB = 2**30
 
 
 @dataclass(frozen=True)
 class Plan:
-    """parameters, trained: counts.    native_window: L in tokens.    state_bytes, activation_bytes: of one process.
+    """parameters, trained: counts.    narrow: how many are held in 2 bytes.    native_window: L in tokens.
 
+    state_bytes, activation_bytes: of one process.
     operations: floating-point operations of a token.    rate: the measured one that hours are computed from.
     base_scaling: kind of the base's own RoPE scaling, whose angles g divides; "" without one.
     """
@@ -40,6 +42,7 @@ class Plan:
     trained: int
     native_window: int
     processes: int
+    narrow: int
     state_bytes: int
     activation_bytes: int
     operations: float
@@ -88,7 +91,7 @@ class Plan:
         recipe = self.recipe
         if recipe.batch_size % (recipe.micro_batch * gpus):
             return f"batch_size {recipe.batch_size} cannot be divided by micro_batch {recipe.micro_batch} × {gpus}"
-        state = state_bytes(self.parameters, self.trained, recipe.sharding, gpus)
+        state = state_bytes(self.parameters, self.trained, recipe.sharding, gpus, self.narrow)
         hours = self.hours(gpus)
         return f"{'?' if hours is None else f'{hours:,.1f}'} h, {self._gib(state + self.activation_bytes)} a GPU"
 
@@ -157,13 +160,15 @@ def make_plan(recipe: Recipe, processes: int = 1) -> Plan:
         model: Any = add_lora(AutoModelForCausalLM.from_config(config, attn_implementation="eager"), recipe)
     parameters = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    narrow = sum(p.numel() for p in frozen_matrices(model, recipe))
     return Plan(
         recipe=recipe,
         parameters=parameters,
         trained=trained,
         native_window=recipe.native_window or native_window(config),
         processes=processes,
-        state_bytes=state_bytes(parameters, trained, recipe.sharding, processes),
+        narrow=narrow,
+        state_bytes=state_bytes(parameters, trained, recipe.sharding, processes, narrow),
         activation_bytes=activation_bytes(config, recipe),
         operations=recipe_operations(config, recipe, parameters),
         rate=rate_for(recipe, parameters),
@@ -171,13 +176,14 @@ def make_plan(recipe: Recipe, processes: int = 1) -> Plan:
     )
 
 
-def state_bytes(parameters: int, trained: int, sharding: str, processes: int) -> int:
+def state_bytes(parameters: int, trained: int, sharding: str, processes: int, narrow: int = 0) -> int:
     """Weights (4 bytes a parameter), gradients (4) and AdamW's two moments (8) of one process, all float32.
 
+    narrow: parameters that are held in 2 bytes (`frozen_matrices`).
     ZeRO-2 shards gradients and moments over the processes, FSDP the weights as well (Rajbhandari et al., arXiv
     1910.02054).
     """
-    weights, rest = FLOAT32 * parameters, 3 * FLOAT32 * trained
+    weights, rest = FLOAT32 * (parameters - narrow) + 2 * narrow, 3 * FLOAT32 * trained
     if sharding == "zero2":
         return weights + rest // processes
     return (weights + rest) // processes if sharding == "fsdp" else weights + rest

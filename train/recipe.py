@@ -53,7 +53,7 @@ class Recipe:
     method … sinks: see `E2Settings`.    train_window: R.
     batch_size: rows an optimizer step, over all processes.    micro_batch: rows a forward pass and process.
     learning_rate … clip_norm: AdamW with warm-up; cosine falls to `final_rate` of the peak.
-    precision: of the forward and backward pass (weights and optimizer state stay float32).
+    precision: of the forward and backward pass (what is trained and its optimizer state stay float32).
     save_every, log_every: steps.    keep: checkpoints that stay, the newest; null keeps all.
     attention: transformers' `attn_implementation`.    compile: pass and loss by `torch.compile`, on a CPU with a C++
     compiler.    liger: Trainer's `use_liger_kernel` (fused loss, norms and MLP on a GPU), with that package.

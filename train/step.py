@@ -50,6 +50,19 @@ def loss_alone(model: nn.Module) -> None:
     model.register_forward_hook(drop)
 
 
+def frozen_matrices(model: nn.Module, recipe: Recipe) -> list[nn.Parameter]:
+    """Parameters that a recipe holds in bfloat16, to which autocast would cast them at every use anew.
+
+    Those of matrices that adapters leave as they are. Not of one that is the embedding too: looking a token up is not
+    autocast. Not with sharding: its parts have one precision.
+    """
+    if recipe.lora is None or recipe.precision != "bfloat16" or recipe.sharding != "none":
+        return []
+    embedded = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    matrices = (m for m in model.modules() if isinstance(m, nn.Linear) and id(m.weight) not in embedded)
+    return [p for matrix in matrices for p in matrix.parameters(recurse=False) if not p.requires_grad]
+
+
 def compile_step(model: Any) -> None:
     """Compile the layers and the loss in place: hooks, names of weights and checkpoints stay as they are.
 
