@@ -12,8 +12,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 from e2bench.models import memory
-from e2bench.models.configured import PIECE_TOKENS
-from e2bench.models.local import CHUNK_TOKENS, SCORED_ROWS
+from e2bench.models.configured import CHUNK_TOKENS, PIECE_TOKENS, SCORED_ROWS
 from e2bench.rope.windows import short_length
 
 CARD_GIB, BYTES = 79, 2

@@ -20,8 +20,9 @@ import torch.nn.functional as F
 from _common import alternate, ratio, seconds, write
 
 from e2bench.experiments.windows import Cell, Protocol, Window, items_of, measuring, together
+from e2bench.models.configured import CHUNK_TOKENS
 from e2bench.models.loading import ModelSpec
-from e2bench.models.local import CHUNK_TOKENS, Model
+from e2bench.models.local import Model
 from e2bench.rope.methods import RopeScaling
 from e2bench.rope.windows import parse_length
 from e2bench.runs.folder import RunFolder

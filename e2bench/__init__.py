@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["E2BenchError", "Prompt", "RopeScaling", "Run", "compare", "load", "report", "run", "score"]
 
-_HOMES = {"E2BenchError": "errors", "Prompt": "models.local", "RopeScaling": "rope.methods"}
+_HOMES = {"E2BenchError": "errors", "Prompt": "models.protocols", "RopeScaling": "rope.methods"}
 
 
 def __getattr__(name: str) -> Any:

@@ -261,7 +261,7 @@ def test_a_model_whose_positions_are_not_rotary_refuses_a_scale(tmp_path: Path) 
 def test_a_sliding_window_is_kept_to_in_chunks_and_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     extra = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 32, "sliding_window": 40}
     config = Qwen2MoeConfig(**SMALL, **extra, use_sliding_window=True, max_window_layers=0)
-    monkeypatch.setattr("e2bench.models.local.CHUNK_TOKENS", 64)
+    monkeypatch.setattr("e2bench.models.body.CHUNK_TOKENS", 64)
     model = load(made(tmp_path, config))
     ids = ids_of(300)
     torch.testing.assert_close(model.token_nll(ids)[0], reference(tmp_path, ids), atol=1e-3, rtol=1e-3)

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from e2bench.errors import ModelError
-from e2bench.models import local as model_module
+from e2bench.models import body
 from e2bench.models.decoding import common_prefix
 from e2bench.models.loading import ModelSpec
 from e2bench.models.local import Model
@@ -111,7 +111,7 @@ def test_a_prefill_in_chunks_gives_the_tokens_of_one_pass(tiny_model: Model, mon
     prompts = prompts_of(tiny_model, [33, 100, 17])
     whole = [g.ids for g in collect(tiny_model.generate(prompts))]
     for chunk in (1, 16, 33):
-        monkeypatch.setattr(model_module, "CHUNK_TOKENS", chunk)
+        monkeypatch.setattr(body, "CHUNK_TOKENS", chunk)
         assert [g.ids for g in collect(tiny_model.generate(prompts))] == whole
 
 
@@ -257,8 +257,8 @@ def test_token_losses_are_those_of_transformers_whole_or_in_chunks(
         logits = reference(ids).logits[:, :-1]
     want = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none").view(2, -1)
     for chunk, scored in ((4096, 512), (32, 7)):
-        monkeypatch.setattr(model_module, "CHUNK_TOKENS", chunk)
-        monkeypatch.setattr(model_module, "SCORED_ROWS", scored)
+        monkeypatch.setattr(body, "CHUNK_TOKENS", chunk)
+        monkeypatch.setattr(body, "SCORED_ROWS", scored)
         torch.testing.assert_close(tiny_model.token_nll(ids), want, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(tiny_model.token_nll(ids, first=41), want[:, 40:], rtol=1e-4, atol=1e-4)
 

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from e2bench.experiments.windows import Cell, Protocol, items_of, measuring
-from e2bench.models import compiled, configured, kvcache, local, memory
+from e2bench.models import body, compiled, configured, kvcache, memory
 from e2bench.models.findings import NOTE, OK
 from e2bench.models.loading import ModelSpec
 from e2bench.models.local import Model
@@ -56,7 +56,7 @@ def model_of(config: PretrainedConfig, tokenizer: Any, dtype: torch.dtype = torc
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks, pieces and blocks of a few tokens, so that a short input has several."""
-    for module in (local, configured):
+    for module in (body, configured):
         monkeypatch.setattr(module, "CHUNK_TOKENS", 32)
         monkeypatch.setattr(module, "SCORED_ROWS", 16)
     monkeypatch.setattr(kvcache, "BAND_TOKENS", 16)

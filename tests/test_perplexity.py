@@ -156,8 +156,8 @@ def test_one_pass_for_all_truncated_lengths_equals_separate_passes(model64: Mode
 def test_chunked_windows_equal_one_forward_pass(model64: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = torch.randint(3, model64.vocab_size, (2, 100), generator=torch.Generator().manual_seed(2))
     whole = model64.token_nll(ids)
-    monkeypatch.setattr("e2bench.models.local.CHUNK_TOKENS", 13)
-    monkeypatch.setattr("e2bench.models.local.SCORED_ROWS", 5)
+    monkeypatch.setattr("e2bench.models.body.CHUNK_TOKENS", 13)
+    monkeypatch.setattr("e2bench.models.body.SCORED_ROWS", 5)
     assert torch.allclose(model64.token_nll(ids), whole, atol=1e-9)
     assert torch.allclose(model64.token_nll(ids, first=90), whole[:, 89:], atol=1e-9)
 

@@ -239,7 +239,7 @@ def test_a_cast_model_keeps_its_kind_of_rope(family: str) -> None:
 def test_a_checkpoints_own_scaling_by_length_scores_as_transformers_does_in_one_pass(
     rope_type: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("e2bench.models.local.CHUNK_TOKENS", 16)
+    monkeypatch.setattr("e2bench.models.body.CHUNK_TOKENS", 16)
     new: dict[str, Any] = {"rope_type": rope_type, "factor": 4.0}
     config = LlamaConfig(**{**GROUPED, "vocab_size": VOCAB})
     if rope_type == "longrope":

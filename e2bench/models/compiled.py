@@ -6,17 +6,15 @@ compiler, no Triton, code that cannot be traced), the plain pass is used from th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from e2bench.models.body import Body
 from e2bench.models.findings import NOTE, OK, find
 from e2bench.models.memory import is_exhausted
 from e2bench.models.probe import TOKENS, probe_ids, rounding
 from e2bench.terminal import say
-
-if TYPE_CHECKING:
-    from e2bench.models.local import Model
 
 BACKEND = "inductor"
 
@@ -49,7 +47,7 @@ class CompiledBody:
 
 
 @torch.inference_mode()
-def compile_pass(model: Model) -> None:
+def compile_pass(model: Body) -> None:
     """Set `model.compiled` if a compiled pass gives the plain one's logits; the finding says what came of it."""
     if not model.one_pass:
         find("compile", NOTE, f"not compiled: {model.scoring}")

@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from e2bench.models.body import Body
 from e2bench.models.protocols import Generation, Prompt
 from e2bench.models.queued import steps_for
 from e2bench.models.steps import Row, Steps
-from e2bench.rope.methods import BY_LENGTH, RopeScaling
-
-if TYPE_CHECKING:
-    from e2bench.models.local import Model
 
 WASTE = 0.1  # of the tokens of a prefill together: what shorter prompts are padded with
 
@@ -27,6 +24,11 @@ def common_prefix(before: Sequence[int], ids: Sequence[int]) -> int:
     """How many leading ids two prompts share; at least the last of `ids` is left to be fed."""
     most = min(len(before), len(ids) - 1)
     return next((at for at in range(most) if before[at] != ids[at]), most)
+
+
+def longest(prompts: Sequence[Prompt]) -> int:
+    """Tokens of the longest prompt with its answer."""
+    return max(len(prompt.ids) + prompt.max_new_tokens for prompt in prompts)
 
 
 def packs(rows: Sequence[Row], tokens: int) -> Iterator[list[Row]]:
@@ -44,31 +46,26 @@ def packs(rows: Sequence[Row], tokens: int) -> Iterator[list[Row]]:
 
 
 class Decoder:
-    """Generates with a loaded model."""
+    """Generates with a model under the scaling in force."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Body) -> None:
         self.model = model
 
     @torch.inference_mode()
-    def generate(
-        self, prompts: Sequence[Prompt], scaling: RopeScaling | None = None
-    ) -> Iterator[tuple[int, Generation]]:
-        """Greedy continuations of a batch, one `scaling` for all: (index of the prompt, result), as each one ends.
+    def generate(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Generation]]:
+        """Greedy continuations of a batch: (index of the prompt, result), as each one ends.
 
         Prompts are prefilled alone, on a GPU short ones of about one length together; the rows are decoded together. A
         row stops at its budget, at an EOS or stop token (not before `min_new_tokens`), or once it is `settled`. The
         tokens are those of transformers' greedy `generate` one prompt at a time, up to ties in rounding.
         """
-        if scaling is not None and scaling.method in BY_LENGTH and len(prompts) > 1:
-            raise ValueError(f"{scaling.method} depends on each input's length: one prompt a batch")
-        longest = max(len(p.ids) + p.max_new_tokens for p in prompts)
-        with self.model.under(scaling, longest):
-            if self.model.grouped:
-                yield from self._decode(prompts, longest)
-                return
-            for index, prompt in enumerate(prompts):
-                for _, generation in self._decode([prompt], longest):
-                    yield index, generation
+        capacity = longest(prompts)
+        if self.model.grouped:
+            yield from self._decode(prompts, capacity)
+            return
+        for index, prompt in enumerate(prompts):
+            for _, generation in self._decode([prompt], capacity):
+                yield index, generation
 
     def _decode(self, prompts: Sequence[Prompt], capacity: int) -> Iterator[tuple[int, Generation]]:
         cache = self.model.new_cache(capacity, rows=len(prompts))
@@ -84,33 +81,24 @@ class Decoder:
         yield from self._finish(steps, rows, following)
 
     @torch.inference_mode()
-    def generate_sharing(
-        self, prompts: Sequence[Prompt], scaling: RopeScaling | None = None
-    ) -> Iterator[tuple[int, Generation]]:
+    def generate_sharing(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Generation]]:
         """`generate`, one prompt after another over one cache: what a prompt shares with the one before it is kept.
 
         Order the prompts so that neighbours have long common beginnings. Results equal `generate` up to rounding.
         """
-        longest = max(len(p.ids) + p.max_new_tokens for p in prompts)
-        if not self.model.croppable:  # nothing can be kept of the prompt before
-            for index, prompt in enumerate(prompts):
-                for _, generation in self.generate([prompt], scaling):
-                    yield index, generation
-            return
-        with self.model.under(scaling, longest):
-            cache = self.model.new_cache(longest)
-            steps = steps_for(self.model, cache)
-            before: Sequence[int] = []
-            for index, prompt in enumerate(prompts):
-                began = time.perf_counter()
-                shared = common_prefix(before, prompt.ids)
-                self._keep(cache, shared)
-                row = Row(index, prompt)
-                steps.begin([row], 1)
-                following = steps.first(self.model.head(self.model.prefill(prompt.ids, cache, shared)), [row])
-                row.seconds = time.perf_counter() - began
-                yield from self._finish(steps, [row], following)
-                before = prompt.ids
+        cache = self.model.new_cache(longest(prompts))
+        steps = steps_for(self.model, cache)
+        before: Sequence[int] = []
+        for index, prompt in enumerate(prompts):
+            began = time.perf_counter()
+            shared = common_prefix(before, prompt.ids)
+            self._keep(cache, shared)
+            row = Row(index, prompt)
+            steps.begin([row], 1)
+            following = steps.first(self.model.head(self.model.prefill(prompt.ids, cache, shared)), [row])
+            row.seconds = time.perf_counter() - began
+            yield from self._finish(steps, [row], following)
+            before = prompt.ids
 
     @staticmethod
     def _keep(cache: Any, length: int) -> None:

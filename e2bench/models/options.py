@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from e2bench.errors import DataError
+from e2bench.models.body import Body
 from e2bench.models.decoding import common_prefix
-
-if TYPE_CHECKING:
-    from e2bench.models.local import Model
 
 
 @torch.inference_mode()
-def option_scores(model: Model, options: Sequence[Sequence[int]], first: int = 1) -> list[tuple[float, int]]:
+def option_scores(model: Body, options: Sequence[Sequence[int]], first: int = 1) -> list[tuple[float, int]]:
     """(sum of log-probabilities in nats, how many tokens) of each option's ids from `first` on, at least 1.
 
     The ids that all options begin with go through the model once. The scaling in force is used.
@@ -42,7 +40,7 @@ def option_scores(model: Model, options: Sequence[Sequence[int]], first: int = 1
 
 
 def _read(
-    model: Model, ids: Sequence[int], cache: Any, start: int, last: torch.Tensor | None, first: int
+    model: Body, ids: Sequence[int], cache: Any, start: int, last: torch.Tensor | None, first: int
 ) -> tuple[float, torch.Tensor]:
     """Feed ids at positions `start` …: their summed log-probability, and the last hidden state (1, 1, hidden).
 

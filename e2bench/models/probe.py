@@ -10,21 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from e2bench.errors import ModelError
+from e2bench.models.body import Body
 from e2bench.models.findings import NOTE, OK, WRONG, find
 from e2bench.models.kvcache import ATTENTION
 from e2bench.models.memory import is_exhausted
 from e2bench.models.queued import decoding_kernel
 from e2bench.models.steps import step
 from e2bench.rope.methods import RopeScaling
-
-if TYPE_CHECKING:
-    from e2bench.models.local import Model
 
 TOKENS, CHUNK, WINDOW = 96, 40, 24  # of the trial: input, chunk, narrowed sliding window
 # What a cache, or a call that some code does not take, may raise.
@@ -33,7 +31,7 @@ SENSITIVE = 1e-5  # relative change of logits below which a scale changes nothin
 
 
 @torch.inference_mode()
-def choose_ways(model: Model) -> None:
+def choose_ways(model: Body) -> None:
     """Settle how the model is run: `grouped`, `chunked`, `croppable`, `one_pass`. Raises ModelError if none is right.
 
     Some architectures compute attention themselves (Falcon), hide a sliding window in the mask, or keep states that no
@@ -64,7 +62,7 @@ def choose_ways(model: Model) -> None:
     _tell(model)
 
 
-def _tell(model: Model) -> None:
+def _tell(model: Body) -> None:
     name = type(model.hf).__name__
     find("scoring", OK, model.scoring)
     if model.grouped and model.croppable:
@@ -76,14 +74,14 @@ def _tell(model: Model) -> None:
     find("attention", NOTE, f"{name} is run the slower, right way: {', '.join(ways)}")
 
 
-def probe_ids(model: Model, tokens: int) -> Tensor:
+def probe_ids(model: Body, tokens: int) -> Tensor:
     """(1, tokens) ids that look like text: spread over the vocabulary, repeated in places."""
     most = min(model.vocab_size, 30_000)
     return ((torch.arange(tokens) * 7919) % (most - 1) % 997 + 1).clamp(max=most - 1)[None].to(model.device)
 
 
 @contextmanager
-def narrowed(model: Model, window: int) -> Iterator[None]:
+def narrowed(model: Body, window: int) -> Iterator[None]:
     """Sliding windows of `window` tokens inside, in the config and in every module that has one."""
     places: list[tuple[Any, str, Any]] = []
     for owner in (model.config, model.hf.config, *model.hf.modules()):
@@ -100,7 +98,7 @@ def narrowed(model: Model, window: int) -> Iterator[None]:
             setattr(owner, name, value)
 
 
-def rounding(model: Model) -> float:
+def rounding(model: Body) -> float:
     """Relative difference of logits that rounding may make between two right ways to run a model.
 
     In 16 bits each layer adds some 1 % of its own, at random (measured on layers of a 7B's shape): the sum grows as the
@@ -109,7 +107,7 @@ def rounding(model: Model) -> float:
     return 1e-3 if model.dtype.itemsize >= 4 else max(5e-2, 1.5e-2 * model.layers**0.5)
 
 
-def reproduces(model: Model, want: Tensor, trial: Callable[[], Iterator[tuple[Tensor, Tensor]]]) -> bool:
+def reproduces(model: Body, want: Tensor, trial: Callable[[], Iterator[tuple[Tensor, Tensor]]]) -> bool:
     """Whether what a trial gives is `want` at its positions. want: (T, V) logits; a trial gives (logits, positions)."""
     tolerance = rounding(model)
     try:
@@ -127,7 +125,7 @@ def reproduces(model: Model, want: Tensor, trial: Callable[[], Iterator[tuple[Te
 Trial = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 
 
-def one_pass(model: Model, ids: Tensor) -> Trial:
+def one_pass(model: Body, ids: Tensor) -> Trial:
     """The whole input at once, head applied by us."""
 
     def trial() -> Iterator[tuple[Tensor, Tensor]]:
@@ -136,7 +134,7 @@ def one_pass(model: Model, ids: Tensor) -> Trial:
     return trial
 
 
-def chunks(model: Model, ids: Tensor) -> Trial:
+def chunks(model: Body, ids: Tensor) -> Trial:
     """In chunks over a cache."""
 
     def trial() -> Iterator[tuple[Tensor, Tensor]]:
@@ -148,7 +146,7 @@ def chunks(model: Model, ids: Tensor) -> Trial:
     return trial
 
 
-def steps(model: Model, ids: Tensor) -> Trial:
+def steps(model: Body, ids: Tensor) -> Trial:
     """One step after two prompts of different lengths, together where that is done."""
 
     def trial() -> Iterator[tuple[Tensor, Tensor]]:
@@ -167,7 +165,7 @@ def steps(model: Model, ids: Tensor) -> Trial:
     return trial
 
 
-def cut_back(model: Model, ids: Tensor) -> Trial:
+def cut_back(model: Body, ids: Tensor) -> Trial:
     """The rest of an input behind a cache that was cut back to its first part."""
 
     def trial() -> Iterator[tuple[Tensor, Tensor]]:
@@ -181,7 +179,7 @@ def cut_back(model: Model, ids: Tensor) -> Trial:
 
 
 @torch.inference_mode()
-def check_scale_matters(model: Model) -> None:
+def check_scale_matters(model: Body) -> None:
     """Have scales refused for a model whose logits another g does not change: its rotary module is not used (ALiBi)."""
     ids = probe_ids(model, TOKENS)
     try:
@@ -205,7 +203,7 @@ def check_scale_matters(model: Model) -> None:
 
 
 @torch.inference_mode()
-def check_true_lengths(model: Model) -> None:
+def check_true_lengths(model: Body) -> None:
     """Find whether an input longer than one chunk, and than the sliding window, is as one pass of transformers' own.
 
     For `doctor`: it takes as long as reading such an input twice. Where that does not fit, it is said.

@@ -8,18 +8,16 @@ one; and after a few steps all of its kernels are captured once and then launche
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from e2bench.models.body import Body
 from e2bench.models.kvcache import ATTENTION, Kernel
 from e2bench.models.memory import is_exhausted
 from e2bench.models.steps import NOT_FINITE, Row, Steps, choose, step
 from e2bench.terminal import say
-
-if TYPE_CHECKING:
-    from e2bench.models.local import Model
 
 BEFORE = 2  # steps before a capture: in them kernels are compiled and their plans made
 WORTH = 12  # steps still to come that pay for a capture
@@ -34,7 +32,7 @@ def decoding_kernel() -> Kernel | None:
     return decode_attention
 
 
-def steps_for(model: Model, cache: Any) -> Steps:
+def steps_for(model: Body, cache: Any) -> Steps:
     """Queued steps for a model that is on one GPU and runs our attention; not while that is recorded."""
     devices = {p.device for p in model.hf.parameters()}
     ours = model.grouped and model.hf.config._attn_implementation == ATTENTION  # recording sets another one
@@ -67,7 +65,7 @@ class QueuedSteps(Steps):
     A step's cost is reading the weights and the cache: rows of one token add nothing to it, and no row has to move.
     """
 
-    def __init__(self, model: Model, cache: Any, kernel: Kernel) -> None:
+    def __init__(self, model: Body, cache: Any, kernel: Kernel) -> None:
         super().__init__(model, cache)
         self.kernel = kernel
         self._ids, self._alive, self._stops_at = (self._zeros() for _ in range(3))

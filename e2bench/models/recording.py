@@ -16,10 +16,10 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from e2bench.errors import E2BenchError, ModelError
+from e2bench.models.body import Body
 from e2bench.models.kvcache import ATTENTION, grouped_attention
 
 if TYPE_CHECKING:
-    from e2bench.models.local import Model
     from e2bench.models.protocols import Rows
 
 ROWS = "e2bench_rows"
@@ -125,7 +125,7 @@ class Recorder:
 
 
 @contextmanager
-def recording(model: Model, recorder: Rows) -> Iterator[None]:
+def recording(model: Body, recorder: Rows) -> Iterator[None]:
     """Forward passes inside give `recorder` the last query's weights of every attention layer.
 
     Raises E2BenchError for an attention implementation that does not show its weights.

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from e2bench.compat import cache_arguments
 from e2bench.errors import ModelError
+from e2bench.models.body import Body
 from e2bench.models.kvcache import Kernel, ragged
 from e2bench.models.protocols import Prompt
-
-if TYPE_CHECKING:
-    from e2bench.models.local import Model
 
 NOT_FINITE = -1  # stands for the token of a row whose logits are not numbers
 
@@ -46,7 +44,7 @@ class Row:
 
 
 def step(
-    model: Model, cache: Any, ids: Tensor, lengths: Tensor, rows: Tensor | None = None, kernel: Kernel | None = None
+    model: Body, cache: Any, ids: Tensor, lengths: Tensor, rows: Tensor | None = None, kernel: Kernel | None = None
 ) -> Tensor:
     """One forward pass of one token a row; logits (B, V).
 
@@ -71,7 +69,7 @@ def choose(logits: Tensor, barred: Tensor | None = None) -> Tensor:
 class Steps:
     """The steps of the batches that share one cache. Only rows that are still alive are computed."""
 
-    def __init__(self, model: Model, cache: Any) -> None:
+    def __init__(self, model: Body, cache: Any) -> None:
         self.model, self.cache = model, cache
         self._stops: Tensor | None = None
 

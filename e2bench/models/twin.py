@@ -8,24 +8,22 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from e2bench.errors import ModelError
+from e2bench.models.body import Body
 from e2bench.models.findings import NOTE, OK, find
 from e2bench.models.scaled_config import KNOWN, set_scaling
 from e2bench.rope.config import rope_config
 from e2bench.rope.methods import RopeScaling
 from e2bench.rope.switch import rotary_modules
 
-if TYPE_CHECKING:
-    from e2bench.models.local import Model
-
 CHECK = "scaling in force"
 
 
-def check_scaling(model: Model, scaling: RopeScaling) -> None:
+def check_scaling(model: Body, scaling: RopeScaling) -> None:
     """Raise ModelError where `scaling`, set in place, is not what transformers builds from the exported config.
 
     A second copy of the weights is not needed: the rotary modules are built anew, and the numbers that other modules
@@ -58,7 +56,7 @@ def check_scaling(model: Model, scaling: RopeScaling) -> None:
     find(CHECK, OK, f"{scaling.method} {scaling.factor:g} is what transformers builds from the exported config")
 
 
-def _built(model: Model, scaling: RopeScaling) -> Any:
+def _built(model: Body, scaling: RopeScaling) -> Any:
     """A model without memory from the config with a scaling; None where the config's class refuses it."""
     config = copy.deepcopy(model.hf.config)
     try:
@@ -83,7 +81,7 @@ def _differing(hf: Any, twin: Any) -> Iterator[tuple[str, float, float]]:
                 yield f"{name}.{key}", value, there
 
 
-def _check_rotary(model: Model, twin: Any, scaling: RopeScaling) -> None:
+def _check_rotary(model: Body, twin: Any, scaling: RopeScaling) -> None:
     """The frequencies in force against those of rotary modules that transformers builds from the config."""
     with model.rope.using(scaling, model.native_window):
         for module, other in zip(rotary_modules(model.hf), rotary_modules(twin), strict=True):
