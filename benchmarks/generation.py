@@ -1,6 +1,7 @@
 """LongBench generation: samples a second of e2bench's engine against the plain loop, in one process.
 
     python benchmarks/generation.py --model SMOLLM2.gguf [--limit 2] [--tasks all] [--window 4k] [--dtype bfloat16]
+    python benchmarks/generation.py --model SMOLLM2.gguf --batch-invariant [--out DIR]  # what that costs, beside
 
 The plain loop answers one sample at a time with transformers' `generate` (SDPA, its dynamic cache), up to the task's
 budget or EOS. The engine is given the same prompts in the batches of a real run, with early stop and without. Both
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 from _common import LONGBENCH, alternate, write
 
+from e2bench.models.invariant import InvariantModel
 from e2bench.models.kvcache import ATTENTION
 from e2bench.models.loading import ModelSpec
 from e2bench.models.local import Model
@@ -34,7 +36,8 @@ from e2bench.runs.runner import plan
 from e2bench.tasks.demo import write_longbench
 from e2bench.tasks.longbench import select
 
-NAMES = ("early stop", "to the end", "plain loop")
+PLAIN, INVARIANT = "plain loop", "batch-invariant"
+NAMES = ("early stop", "to the end", PLAIN)
 
 
 def prompt_of(task: Task, text: str, model: Model, window: int, *, early_stop: bool) -> Prompt:
@@ -99,6 +102,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=2, help="samples a task")
     parser.add_argument("--window", default="4k")
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--batch-invariant", action="store_true", help="time that too, with early stop")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
@@ -106,6 +110,8 @@ def main() -> None:
         torch.set_num_threads(given.threads)
     model, window = Model.load(ModelSpec(model=given.model, dtype=given.dtype)), parse_length(given.window)
     scaling = RopeScaling("linear", scale_for_window(window, model.native_window))
+    names = (*NAMES, INVARIANT) if given.batch_invariant else NAMES
+    fixed = InvariantModel(model.hf, model.tokenizer, name=model.name) if given.batch_invariant else model
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as demo:
         data = given.data if given.data.is_dir() else write_longbench(Path(demo), examples=given.limit)
@@ -114,33 +120,33 @@ def main() -> None:
         early, full = (
             [prompt_of(task, text, model, window, early_stop=stop) for task, text in batch] for stop in (True, False)
         )
-        makers = ((engine, early), (engine, full), (plain_loop, full))
-        tokens = dict.fromkeys(NAMES, 0)
+        makers = ((engine, model, early), (engine, model, full), (plain_loop, model, full), (engine, fixed, early))
+        tokens = dict.fromkeys(names, 0)
 
         def counted(name: str, call: Callable[[], int], tokens: dict[str, int] = tokens) -> Callable[[], None]:
             return lambda: tokens.__setitem__(name, call())
 
         calls = {
-            name: counted(name, make(model, prompts, scaling))
-            for name, (make, prompts) in zip(NAMES, makers, strict=True)
+            name: counted(name, make(by, prompts, scaling))
+            for name, (make, by, prompts) in zip(names, makers, strict=False)
         }
-        order = NAMES[number % 3 :] + NAMES[: number % 3]
+        order = names[number % len(names) :] + names[: number % len(names)]
         times = alternate({name: calls[name] for name in order}, 1)
         row = {
             "tasks": sorted({task.name for task, _ in batch}),
             "samples": len(batch),
             "prompt_tokens": sum(len(p.ids) for p in full),
             "new_tokens": tokens,
-            "seconds": {name: times[name][0] for name in NAMES},
+            "seconds": {name: times[name][0] for name in names},
         }
         rows.append(row)
-        shown = "  ".join(f"{name} {times[name][0]:.1f} s ({tokens[name]} tokens)" for name in NAMES)
+        shown = "  ".join(f"{name} {times[name][0]:.1f} s ({tokens[name]} tokens)" for name in names)
         print(f"{len(batch)} × {', '.join(row['tasks'])}: {shown}", flush=True)
-    totals = {name: sum(row["seconds"][name] for row in rows) for name in NAMES}
+    totals = {name: sum(row["seconds"][name] for row in rows) for name in names}
     samples = sum(row["samples"] for row in rows)
-    for name in NAMES:
-        print(f"{name:>10}: {samples / totals[name]:.3f} samples/s, {totals['plain loop'] / totals[name]:.2f} × plain")
-    ratios = {name: totals["plain loop"] / totals[name] for name in NAMES[:2]}
+    for name in names:
+        print(f"{name:>15}: {samples / totals[name]:.3f} samples/s, {totals[PLAIN] / totals[name]:.2f} × plain")
+    ratios = {name: totals[PLAIN] / totals[name] for name in names if name != PLAIN}
     settings = {"model": model.name, "dtype": given.dtype, "window": window, "samples": samples, "limit": given.limit}
     write("generation", {"settings": settings, "ratios": ratios, "seconds": totals, "batches": rows}, given.out)
 

@@ -1,4 +1,4 @@
-"""Everything that a GPU decides, in one command of at most nine minutes: scoring, decoding, generation, training.
+"""Everything that a GPU decides, in one command of at most nine minutes: scoring, decoding, generation, training, bits.
 
     python benchmarks/gpu.py [--minutes 9] [--parts scoring,decode] [--shapes 7b,1b,smollm2] [--out DIR]
     python benchmarks/gpu.py --exact [--cpu]  # tiny shapes in float32; fails if the ways compared give other numbers
@@ -13,11 +13,12 @@ keeps the other parts of the same card and versions, so that they can be measure
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import signal
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,11 +30,12 @@ from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from e2bench.models.compiled import compile_pass
+from e2bench.models.invariant import InvariantModel
 from e2bench.models.kvcache import ATTENTION
 from e2bench.models.local import Model
 from e2bench.models.memory import release_memory
 from e2bench.models.protocols import Prompt
-from e2bench.models.queued import steps_for
+from e2bench.models.queued import WORTH, steps_for
 from e2bench.models.steps import Row
 from e2bench.train.e2 import E2Settings, draw
 from e2bench.train.rotary import E2Positions
@@ -277,6 +279,65 @@ def generate(bench: Bench, model: Model, count: int, tokens: int, new: int) -> d
     }
 
 
+def invariant(bench: Bench, shape: str) -> Iterator[dict[str, Any]]:
+    """`--batch-invariant`: the bits of every prompt's keys, values and tokens, alone and in batches; and what it costs.
+
+    Fails where they differ, in bfloat16 too. A batch has steps enough for a graph to be captured.
+    """
+    model, count, new = shaped(bench, shape), 9, 3 * WORTH
+    fixed = InvariantModel(model.hf, model.tokenizer, name=shape)
+    texts = ids_of(bench, count, bench.sizes.context).tolist()
+    prompts = [Prompt(text[at * len(text) // 20 :], new, new) for at, text in enumerate(texts)]
+    order = range(count)
+
+    def found(by: Model, batches: Sequence[Sequence[int]]) -> dict[int, str]:
+        bits = (zip(batch, bits_of(by, [prompts[at] for at in batch]), strict=True) for batch in batches)
+        return dict(pair for pairs in bits for pair in pairs)
+
+    alone = [[at] for at in order]
+    without = found(model, alone), found(model, [order])
+    want = found(fixed, alone)
+    for way in ([order], [order[::-1]], [order[:3], order[3:]], [order[::2], order[1::2]]):
+        if off := [at for at, bits in found(fixed, way).items() if bits != want[at]]:
+            raise AssertionError(f"--batch-invariant: {way}: other bits in prompts {off}")
+    times = medians(alternate({"with": lambda: list(fixed.generate(prompts)),
+                               "without": lambda: list(model.generate(prompts))}, bench.sizes.rounds))  # fmt: skip
+    yield {
+        "rows": fixed.rows,
+        "prompts": count,
+        "same_bits": True,
+        "differ_without": sum(without[0][at] != without[1][at] for at in order),
+        "with / without": times["with"] / times["without"],
+    }
+
+
+def bits_of(model: Model, prompts: Sequence[Prompt]) -> list[str]:
+    """Of each prompt a hash of all that its answer left in the cache, and of the answer."""
+    caches, new_cache = [], model.new_cache
+
+    def kept(tokens: int, rows: int = 1) -> Any:
+        cache = new_cache(tokens, rows)
+        if tokens > 1:  # one of a token shows how to allocate
+            caches.append(cache)
+        return cache
+
+    model.new_cache = kept  # type: ignore[method-assign]
+    try:
+        answers = dict(model.generate(prompts))
+    finally:
+        del model.new_cache
+    rows = [(cache, row) for cache in caches for row in range(cache.rows)]
+    hashes = []
+    for (cache, row), at in zip(rows, range(len(prompts)), strict=True):
+        digest = hashlib.sha256(json.dumps(answers[at].ids).encode())
+        for layer in cache.layers:
+            for states in (layer.keys, layer.values):
+                part = states[row, :, : len(prompts[at].ids) + len(answers[at].ids) - 1].contiguous()
+                digest.update(part.view(torch.uint8).cpu().numpy())
+        hashes.append(digest.hexdigest())
+    return hashes
+
+
 def operations(model: Model, tokens: int) -> float:
     """Of reading one input, the head left out: two for each weight and token, and causal attention's."""
     body = sum(p.numel() for p in model.hf.base_model.layers.parameters())
@@ -310,9 +371,10 @@ def training(bench: Bench, shape: str) -> Iterator[dict[str, Any]]:
 
 # (part, shape, its share of the time); the first ones matter most.
 PLAN: tuple[tuple[Callable[[Bench, str], Iterator[dict[str, Any]]], str, float], ...] = (
-    (ceilings, "", 0.01), (scoring, "7b", 0.36), (batches, "smollm2", 0.12), (decode, "7b", 0.06),
-    (generation, "7b", 0.2), (decode, "smollm2", 0.03), (scoring, "1b", 0.08), (training, "1b", 0.04),
+    (ceilings, "", 0.01), (scoring, "7b", 0.34), (batches, "smollm2", 0.12), (decode, "7b", 0.06),
+    (generation, "7b", 0.18), (decode, "smollm2", 0.03), (scoring, "1b", 0.08), (training, "1b", 0.04),
     (training, "smollm2", 0.03), (batches, "1b", 0.04), (decode, "1b", 0.03),
+    (invariant, "1b", 0.04),
 )  # fmt: skip
 
 

@@ -116,7 +116,8 @@ def made(tiny_folder: Path, engine_program: Path, tmp_path_factory: pytest.TempP
     engine = ("--engine", "vllm", "--engine-command", engine_program)
     e2bench("passkey", *engine, "--lengths", 512, "--depths", 1, "--trials", 1, "--out", "engine")
     e2bench("ruler", *model, "--lengths", 1024, "--tasks", "vt,niah_single_1", "--samples", 1, "--out", "ruler")
-    e2bench("needle", *model, "--lengths", 384, "--data", "demo", "--depths", 1, "--trials", 1, "--out", "needle")
+    short = ("--lengths", 384, "--depths", 1, "--trials", 1)
+    e2bench("needle", *model, *short, "--data", "demo", "--batch-invariant", "--out", "needle")
     e2bench("attention", *model, "--lengths", 256, "--keys", "short", "--keep-heads", "--out", "attention")
     for suite in ("paper", "lm-eval"):
         tasks = ("--tasks", "piqa") if suite == "lm-eval" else ()

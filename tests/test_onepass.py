@@ -202,7 +202,15 @@ def test_the_gpu_benchmark_runs_on_a_cpu_and_finds_equal_numbers(
 ) -> None:
     script("gpu", monkeypatch, "--cpu", "--out", tmp_path)
     parts = json.loads((tmp_path / "gpu.json").read_text())["parts"]
-    assert {name.split()[0] for name in parts} == {"ceilings", "scoring", "batches", "decode", "generation", "training"}
+    assert {name.split()[0] for name in parts} == {
+        "ceilings",
+        "scoring",
+        "batches",
+        "decode",
+        "generation",
+        "training",
+        "invariant",
+    }
     assert all(part["rows"] and "failed" not in part for part in parts.values())
     assert parts["scoring tiny"]["rows"][-1]["difference_of_means"] <= 1e-6
     assert parts["generation tiny"]["rows"][0]["equal_to_plain"] == 1

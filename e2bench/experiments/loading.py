@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from e2bench.models.texts import Texts
 
 # Of a model in this process's memory, or of a server that is there already.
-LOADED_HERE = ("attn", "device", "device_map", "compile", "served_model_name", "served_api", "insecure")
+LOADED_HERE = (
+    "attn", "device", "device_map", "compile", "batch_invariant", "served_model_name", "served_api", "insecure",
+)  # fmt: skip
 
 
 def load_model(common: Common, *, needs: str = "Scorer") -> Any:
@@ -39,9 +41,10 @@ def load_model(common: Common, *, needs: str = "Scorer") -> Any:
     if common.is_served:
         return _served_model(common, needs)
     quiet_libraries()
+    from e2bench.models.invariant import InvariantModel
     from e2bench.models.local import Model
 
-    model = Model.load(spec_of(common))
+    model = (InvariantModel if common.batch_invariant else Model).load(spec_of(common))
     if common.model is None:
         say(f"no --model given: using the embedded tiny model (window {short_length(model.native_window)})")
     return model
@@ -80,6 +83,8 @@ def check_model(common: Common) -> None:
         raise E2BenchError(f"{flag(unused[0])} is for --engine vllm or sglang; give that too, or leave it out")
     if not common.is_served:
         check_source(spec_of(common))
+    elif common.batch_invariant:
+        raise E2BenchError(f"--batch-invariant is not for {common.model}, which batches as it likes; leave it out")
 
 
 def _check_engine(common: Common) -> None:
@@ -142,6 +147,7 @@ def spec_of(common: Common) -> ModelSpec:
         trust_remote_code=common.trust_remote_code,
         allow_pickle=common.allow_pickle,
         compile=common.compile,
+        batch_invariant=common.batch_invariant,
     )
 
 

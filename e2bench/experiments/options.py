@@ -54,6 +54,7 @@ OF_A_MODEL = (
     "concurrency",
     "trust_remote_code",
     "allow_pickle",
+    "batch_invariant",
     *OF_AN_ENGINE,
 )
 
@@ -124,6 +125,12 @@ class Common(Settings):
     allow_pickle: bool = setting(False, "Read pickled weights (tensors alone).", flags=("--allow-pickle",), panel=MODEL)
     compile: bool = setting(
         False, "Compile the scoring pass: for small models on a GPU.", flags=("--compile",), panel=MODEL
+    )
+    batch_invariant: bool = setting(
+        False,
+        "The same bits whatever is answered or scored beside an item; slower.",
+        flags=("--batch-invariant",),
+        panel=MODEL,
     )
     engine: str = setting(
         LOCAL,

@@ -32,6 +32,7 @@ LATER = frozenset({"weights", "eos", "tokenizer", "device"})
 ADVICE = {
     "weights": "the weights are not those that the run was begun with",
     "tokenizer": "the tokenizer or its chat template is not the one that the run was begun with",
+    "batch_invariant": "--batch-invariant, and the number of threads, decide a line's last bits (OMP_NUM_THREADS)",
     "device": "a CPU and a GPU give other last digits: go on with --device as before",
 }
 
@@ -69,6 +70,11 @@ def run_experiment(experiment: Experiment, common: Common, model: Any = None) ->
 def run_model(experiment: Experiment, common: Common, model: Any, inputs: Any) -> Path | None:
     """The same with a model at hand, and the inputs that `experiment` made. The model is left as it is."""
     check_needs(experiment, model)
+    if common.batch_invariant and not getattr(model, "batch_invariant", False):
+        raise E2BenchError(
+            f"--batch-invariant is for models that are loaded with it, which {model.name} is not; give it to "
+            "e2bench.load, or leave it out"
+        )
     rule = experiment.rule(model, with_preset(common)).searched(factors_of(common))
     plan = experiment.plan(model, rule, common, inputs)
     try:
@@ -201,6 +207,7 @@ def open_run(
         **({"factors": digest_of(factors)} if (factors := rule.factors) else {}),
         "dtype": str(model.dtype).removeprefix("torch."),
         "attention": model.attention,
+        **({"batch_invariant": described["batch_invariant"]} if "batch_invariant" in described else {}),
         "device": "none" if model.device is None else model.device.type,
         **({} if engine is None else {"engine": engine["name"]}),
         "data": dict(plan.data),

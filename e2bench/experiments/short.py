@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from e2bench.data.source import OWN, PUBLIC, DataSource
-from e2bench.errors import DataError
+from e2bench.errors import DataError, E2BenchError
 from e2bench.experiments.base import Experiment, Line, Plan, Sample, TaskFacts, default_folder
 from e2bench.experiments.numbers import shown
 from e2bench.files import check_folder, file_hashes, read_json
@@ -75,6 +75,12 @@ class Short(Experiment):
     def chooses(self) -> dict[str, bool]:
         """Nothing with lm-eval: it evaluates a task whole, and its lines do not say what they were made from."""
         return super().chooses() if self.suite == PAPER else {}
+
+    def check(self, common: Common) -> None:
+        """Refuse --batch-invariant where lm-eval makes the batches."""
+        super().check(common)
+        if common.batch_invariant and self.suite != PAPER:
+            raise E2BenchError(f"--batch-invariant is not for --suite {self.suite}, which batches itself; leave it out")
 
     def inputs(self, common: Common) -> Inputs:
         """The tasks that there are rows of, and the rows, but for public ones that lm-eval reads itself."""

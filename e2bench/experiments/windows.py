@@ -240,7 +240,7 @@ def _first_scores(
     model: Scorer, cell: Cell, window: Window, protocol: Protocol, prefix: torch.Tensor | None
 ) -> torch.Tensor:
     """Scores of a window at the document's start: a prefix of a longer one's, since attention is causal."""
-    if prefix is not None and prefix.numel() >= window.scored:
+    if prefix is not None and prefix.numel() >= window.scored and not getattr(model, "batch_invariant", False):
         return prefix
     return next(_scores(model, cell, [window], protocol))
 

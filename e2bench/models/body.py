@@ -17,7 +17,7 @@ from e2bench.compat import cache_arguments
 from e2bench.errors import ModelError
 from e2bench.models import memory
 from e2bench.models.configured import CHUNK_TOKENS, SCORED_ROWS, Configured
-from e2bench.models.kvcache import ATTENTION, KVCache
+from e2bench.models.kvcache import ATTENTION, Kernel, KVCache, ragged
 from e2bench.models.pieces import TokenPieces
 from e2bench.models.tokenizers import check_ids, check_vocabulary
 from e2bench.rope.config import checkpoint_scaling, native_window, text_config
@@ -111,7 +111,7 @@ class Body(Configured):
         """Bytes that a prompt of `tokens` takes in one pass, beside its cache."""
         return memory.pass_bytes(self.config, self.dtype.itemsize, tokens, 1, self.piece_tokens)
 
-    def _reads_whole(self, tokens: int) -> bool:
+    def reads_whole(self, tokens: int) -> bool:
         """Whether a prompt is read in one pass: on a GPU, whose causal kernels are the faster ones, where it fits."""
         ours = self.one_pass and self.device.type == "cuda"
         return ours and (tokens <= CHUNK_TOKENS or self._reading(tokens) < GPU_SHARE * self.free_bytes())
@@ -171,7 +171,7 @@ class Body(Configured):
     def prefill(self, ids: Sequence[int], cache: Any, start: int = 0) -> Tensor:
         """Feed ids[start:] behind the `start` tokens in the one-row cache; the last hidden state (1, hidden)."""
         tensor = torch.tensor([check_ids(list(ids), self.vocab_size, self.tokenizer)], device=self.device)
-        whole = not self.chunked or (not start and self._reads_whole(len(ids)))
+        whole = not self.chunked or (not start and self.reads_whole(len(ids)))
         chunk = len(ids) if whole else CHUNK_TOKENS
         for begin in range(start, len(ids), chunk):
             last = self.hidden(tensor[:, begin : begin + chunk], cache, begin)
@@ -190,6 +190,24 @@ class Body(Configured):
             ids[row, : len(prompt)] = torch.tensor(check_ids(list(prompt), self.vocab_size, self.tokenizer))
         hidden = self.hidden(ids.to(self.device), cache)
         return hidden[range(len(prompts)), [len(prompt) - 1 for prompt in prompts]]
+
+    def step(
+        self, cache: Any, ids: Tensor, lengths: Tensor, rows: Tensor | None = None, kernel: Kernel | None = None
+    ) -> Tensor:
+        """One forward pass of one token a row; logits (B, V).
+
+        ids: (B,) int64.    lengths: (B,) int64, tokens of each row with this one.    rows: which of the cache (all).
+        """
+        if not self.grouped:
+            return self.head(self.hidden(ids[:, None], cache, int(lengths[0]) - 1)[:, -1])
+        with ragged(lengths, rows, kernel):
+            return self.head(self.one_token(cache, ids, lengths - 1))
+
+    def one_token(self, cache: Any, ids: Tensor, positions: Tensor) -> Tensor:
+        """Last hidden states (B, hidden) of one token a row, each at its own position; inside `ragged`."""
+        body = self.hf.base_model
+        output = body(input_ids=ids[:, None], position_ids=positions[:, None], **cache_arguments(body, cache))
+        return cast(Tensor, output.last_hidden_state[:, -1])
 
     # losses
 

@@ -56,8 +56,9 @@ class KVLayer(CacheLayerMixin):
         step = _ragged
         if step is not None:
             rows, columns = step.rows.to(self.keys.device), step.lengths.to(self.keys.device) - 1  # layers over GPUs
-            self.keys[rows, :, columns] = key_states[:, :, 0]
-            self.values[rows, :, columns] = value_states[:, :, 0]
+            fed = slice(len(rows))  # behind them come rows that fill the step up
+            self.keys[rows, :, columns] = key_states[fed, :, 0]
+            self.values[rows, :, columns] = value_states[fed, :, 0]
             if step.kernel:  # reads each row's length on the device
                 return self.keys, self.values
             return self.keys[:, :, : step.longest], self.values[:, :, : step.longest]
@@ -210,13 +211,8 @@ def grouped_attention(
         raise ValueError("masks, soft-capped scores and learned sinks need --attn eager")
     queries, keys = query.shape[2], key.shape[2]
     window = sliding_window if sliding_window is not None and sliding_window < keys else None
-    if _ragged is not None and _ragged.kernel:
-        output = _ragged.kernel(query, key, value, _ragged.lengths, scaling, window)
-    elif _ragged is not None and not query.is_cuda:
-        output = _row_by_row(query, key, value, list(zip(_ragged.places, _ragged.counts, strict=True)), window, scaling)
-    elif _ragged is not None:
-        mask = _ragged.mask(window, query.dtype, query.device)
-        output = _folded(query, key[_ragged.index], value[_ragged.index], mask, scaling)
+    if _ragged is not None:
+        output = _of_a_step(_ragged, query, key, value, window, scaling)
     elif window is not None:
         output = _banded(query, key, value, window, scaling)
     elif queries == keys:
@@ -235,6 +231,22 @@ def grouped_attention(
     else:
         output = _chunk_after_past(query, key, value, scaling)
     return output.transpose(1, 2).contiguous(), None
+
+
+def _of_a_step(
+    step: _Ragged, query: Tensor, key: Tensor, value: Tensor, window: int | None, scaling: float | None
+) -> Tensor:
+    """One token a row, each row over its own length; rows that only fill the step up get zeros."""
+    rows = step.lengths.shape[0]
+    query, filling = query[:rows], query.shape[0] - rows
+    if step.kernel:
+        output = step.kernel(query, key, value, step.lengths, scaling, window)
+    elif not query.is_cuda:
+        output = _row_by_row(query, key, value, list(zip(step.places, step.counts, strict=True)), window, scaling)
+    else:
+        mask = step.mask(window, query.dtype, query.device)
+        output = _folded(query, key[step.index], value[step.index], mask, scaling)
+    return F.pad(output, (0, 0, 0, 0, 0, 0, 0, filling)) if filling else output
 
 
 def _spread(query: Tensor, states: Tensor) -> Tensor:

@@ -39,6 +39,7 @@ class ModelSpec:
     trust_remote_code: bool = False
     allow_pickle: bool = False
     compile: bool = False
+    batch_invariant: bool = False
 
     @property
     def path(self) -> str:
@@ -80,7 +81,7 @@ def load_weights(spec: ModelSpec) -> Loaded:
     """Weights and tokenizer, nothing dropped. Raises ModelError, one line, for whatever cannot be loaded whole."""
     import torch
 
-    _check_attention(spec.attention)
+    _check_ways(spec)
     device = device_of(spec.device)
     source, adapter = _source(spec)
     options: dict[str, Any] = {
@@ -131,7 +132,7 @@ def load_config(spec: ModelSpec) -> Loaded:
     """Config and tokenizer without the weights: `hf` is the config. Raises ModelError as `load_weights` does."""
     from transformers import AutoConfig
 
-    _check_attention(spec.attention)
+    _check_ways(spec)
     source, adapter = _source(spec)
     config = _guarded(spec, lambda: AutoConfig.from_pretrained(**source), "config")
     tokenizer = _tokenizer(spec, source, adapter)
@@ -226,7 +227,7 @@ def check_hub_id(name: str, revision: str = "main") -> None:
 
 def check_source(spec: ModelSpec) -> None:
     """Refuse what can be refused without torch: a model that is not there, pickles, code, claims, no flash-attn."""
-    _check_attention(spec.attention)
+    _check_ways(spec)
     source, adapter = _source(spec)
     path = Path(source["pretrained_model_name_or_path"])
     if "gguf_file" in source:
@@ -262,9 +263,22 @@ def _is_native(config: dict[str, Any]) -> bool:
     return isinstance(kind, str) and kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 
-def _check_attention(name: str) -> None:
+def _check_ways(spec: ModelSpec) -> None:
+    """Refuse an attention that is not installed, and what `InvariantModel` cannot be."""
+    name = spec.attention
     if package := {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}.get(name):
         require(package, "flash", f"--attn {name}")
+    if not spec.batch_invariant:
+        return
+    beside = {
+        f"--attn {name}": name not in ("sdpa", "eager"),
+        "--device-map": spec.device_map,
+        "--compile": spec.compile,
+    }
+    if refused := [option for option, is_given in beside.items() if is_given]:
+        raise E2BenchError(
+            f"--batch-invariant cannot promise the same bits with {refused[0]}; leave one of the two out"
+        )
 
 
 def device_of(name: str) -> str:

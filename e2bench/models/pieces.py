@@ -7,7 +7,7 @@ times wider. In pieces the MLP's arrays have a fixed size, whatever the window.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,11 +20,11 @@ TOKENWISE = ("mlp", "feed_forward", "ffn", "block_sparse_moe")
 
 
 class TokenPieces:
-    """The tokenwise modules of a model; inside `with`, each takes at most `tokens` of a longer input at once."""
+    """Tokenwise modules of a model, by name; inside `with`, each takes at most `tokens` of a longer input at once."""
 
-    def __init__(self, hf: torch.nn.Module, tokens: int) -> None:
+    def __init__(self, hf: torch.nn.Module, tokens: int, names: Sequence[str] = TOKENWISE) -> None:
         self.tokens = tokens
-        self.modules = [m for name, m in hf.named_modules() if name.rpartition(".")[2] in TOKENWISE]
+        self.modules = [m for name, m in hf.named_modules() if name.rpartition(".")[2] in names]
         self._before: list[Any] = []
 
     def __enter__(self) -> None:

@@ -21,7 +21,6 @@ from e2bench.models.findings import NOTE, OK, WRONG, find
 from e2bench.models.kvcache import ATTENTION
 from e2bench.models.memory import is_exhausted
 from e2bench.models.queued import decoding_kernel
-from e2bench.models.steps import step
 from e2bench.rope.methods import RopeScaling
 
 TOKENS, CHUNK, WINDOW = 96, 40, 24  # of the trial: input, chunk, narrowed sliding window
@@ -160,7 +159,7 @@ def steps(model: Body, ids: Tensor) -> Trial:
             else:
                 model.prefill(tokens[: group[0]], cache)
             at = torch.tensor(group)
-            yield step(model, cache, ids[0][at], at.to(device) + 1, kernel=kernel), at
+            yield model.step(cache, ids[0][at], at.to(device) + 1, kernel=kernel), at
 
     return trial
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from e2bench.models.body import Body
 from e2bench.models.kvcache import ATTENTION, Kernel
 from e2bench.models.memory import is_exhausted
-from e2bench.models.steps import NOT_FINITE, Row, Steps, choose, step
+from e2bench.models.steps import NOT_FINITE, Row, Steps, choose
 from e2bench.terminal import say
 
 BEFORE = 2  # steps before a capture: in them kernels are compiled and their plans made
@@ -124,7 +124,7 @@ class QueuedSteps(Steps):
 
     def _step(self) -> Tensor:
         self._lengths.add_(self._alive)
-        logits = step(self.model, self.cache, self._ids, self._lengths, kernel=self.kernel)
+        logits = self.model.step(self.cache, self._ids, self._lengths, kernel=self.kernel)
         barred = None if self._stops is None else self._stops & (self._lengths < self._stops_at)[:, None]
         self._tokens.copy_(choose(logits, barred))
         self._ids.copy_(self._tokens.clamp(min=NOT_FINITE + 1))

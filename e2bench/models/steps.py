@@ -12,10 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from e2bench.compat import cache_arguments
 from e2bench.errors import ModelError
 from e2bench.models.body import Body
-from e2bench.models.kvcache import Kernel, ragged
 from e2bench.models.protocols import Prompt
 
 NOT_FINITE = -1  # stands for the token of a row whose logits are not numbers
@@ -41,21 +39,6 @@ class Row:
     def stops_at(self) -> int:
         """The length from which on a stop token is taken."""
         return len(self.prompt.ids) + self.prompt.min_new_tokens
-
-
-def step(
-    model: Body, cache: Any, ids: Tensor, lengths: Tensor, rows: Tensor | None = None, kernel: Kernel | None = None
-) -> Tensor:
-    """One forward pass of one token a row; logits (B, V).
-
-    ids: (B,) int64.    lengths: (B,) int64, tokens of each row with this one.    rows: which of the cache (all).
-    """
-    if not model.grouped:
-        return model.head(model.hidden(ids[:, None], cache, int(lengths[0]) - 1)[:, -1])
-    body = model.hf.base_model
-    with ragged(lengths, rows, kernel):
-        output = body(input_ids=ids[:, None], position_ids=lengths[:, None] - 1, **cache_arguments(body, cache))
-    return model.head(output.last_hidden_state[:, -1])
 
 
 def choose(logits: Tensor, barred: Tensor | None = None) -> Tensor:
@@ -95,7 +78,7 @@ class Steps:
         ids = torch.tensor([row.ids[-1] for row in rows], device=device)
         lengths = torch.tensor([row.length for row in rows], device=device)
         places = torch.tensor([row.place for row in rows], device=device)
-        return self.first(step(self.model, self.cache, ids, lengths, places), rows)
+        return self.first(self.model.step(self.cache, ids, lengths, places), rows)
 
     def end(self, row: Row) -> None:
         """A row has ended."""
