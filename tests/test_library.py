@@ -46,6 +46,16 @@ def test_a_scale_is_in_force_inside_and_gone_outside(model: Any) -> None:
         pass
 
 
+def test_a_run_that_is_refused_leaves_the_model_as_it_was(model: Any, tmp_path: Path) -> None:
+    ids = torch.tensor([model.encode("There and back again. " * 20)])
+    before = model.token_nll(ids)
+    longbench = {"data": "demo", "tasks": "trec", "limit": 1, "out": tmp_path / "run"}
+    e2bench.run("longbench", model, scale=2, **longbench)
+    with pytest.raises(e2bench.E2BenchError, match="scale"):
+        e2bench.run("longbench", model, scale=4, **longbench)
+    assert model.rope.scaling is None and torch.equal(model.token_nll(ids), before)
+
+
 def test_run_leaves_the_files_of_the_command(
     model: Any, tiny_folder: Path, tmp_path: Path, cli: Callable[..., Any]
 ) -> None:

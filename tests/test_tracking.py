@@ -38,8 +38,10 @@ def test_tensorboard_holds_the_numbers_of_the_scores(asked: Callable[..., e2benc
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run = asked(log="tensorboard")
+    assert asked(log="tensorboard").scores == run.scores  # finished before: its numbers are there once
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     events.Reload()
+    assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1
     names = events.Tags()["tensors"]
     assert names == ["accuracy/passkey", "strict/passkey"]
     found = {event.step: event.tensor_proto.float_val[0] for event in events.Tensors("accuracy/passkey")}

@@ -98,16 +98,19 @@ def run_plan(experiment: Experiment, common: Common, model: Any, rule: ScaleRule
     model.expect(plan.scalings or single)
     if plan.scaling is not None:
         model.check_scaling(plan.scaling)
-        model.rope.set(plan.scaling, plan.length)  # what run.json shows as in force
     out = common.out or Path("results") / experiment.folder_name(model.name, rule, plan)
-    folder = open_run(experiment, common, model, rule, plan, processes, out)
+    try:
+        if plan.scaling is not None:
+            model.rope.set(plan.scaling, plan.length)  # what run.json shows as in force
+        folder = open_run(experiment, common, model, rule, plan, processes, out)
+    finally:
+        model.rope.restore()
     is_taken = common.out is None and not common.fresh and folder.is_another()
     if is_taken:  # by a run of the same name, with other settings than the name says
         folder.path = out = Path(f"{out}-{digest(folder.manifest['resolved'], experiment.chooses())}")
         say(f"the default folder holds another run: this one is in {out}")
     with folder:
         model.home = out
-        model.rope.restore()
         measure(plan, folder, processes, title=experiment.name)
         done = finish_run(out, processes)
     if done and common.log is not None:

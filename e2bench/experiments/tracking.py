@@ -6,6 +6,7 @@ run has several; a number that belongs to a length stands at that step, in token
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def check_tracker(name: str | None) -> None:
 
 
 def log_run(folder: Path, tracker: str) -> None:
-    """Give the scores of a finished run to a tracker."""
+    """Give the scores of a finished run to a tracker, in place of what it was given of this run before."""
     numbers = list(experiment_of(folder).numbers(current_scores(folder)[0]))
     named = [(name_of(number, numbers), number) for number in numbers]
     if tracker == TENSORBOARD:
@@ -51,6 +52,8 @@ def _place(number: Number) -> tuple[str, str, int | None]:
 def _tensorboard(folder: Path, named: Sequence[tuple[str, Number]]) -> None:
     from tensorboard.summary import Writer
 
+    for before in (folder / TENSORBOARD).glob("events.out.tfevents.*"):
+        before.unlink()
     writer = Writer(str(folder / TENSORBOARD))
     for name, number in named:
         writer.add_scalar(name, number.value, step=number.length or 0)
@@ -65,7 +68,8 @@ def _wandb(folder: Path, named: Sequence[tuple[str, Number]]) -> None:
     model = manifest.get("model")
     config = {"experiment": manifest.get("experiment"), "folder": folder.name, **_part(manifest, "settings")}
     config |= {"resolved": manifest.get("resolved"), "model": model if isinstance(model, dict) else {}}
-    run = wandb.init(project="e2bench", name=folder.name, dir=str(folder), config=config)
+    same = hashlib.sha256(f"{folder.name} {manifest.get('started')}".encode()).hexdigest()[:16]  # when it goes on
+    run = wandb.init(project="e2bench", name=folder.name, id=same, resume="allow", dir=str(folder), config=config)
     run.define_metric("length")
     for length in sorted({number.length for _, number in named if number.length is not None}):
         values = {name: number.value for name, number in named if number.length == length}
