@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -106,12 +107,19 @@ def test_parts_of_a_benchmark_are_no_measurement_and_whole_ones_have_no_interval
 
 def test_the_list_is_a_file_and_the_pages_first_section(tmp_path: Path) -> None:
     ppl(tmp_path / "runs" / "auto", {512: [3.0, 2.0], 4096: [2.5, 1.5]}, **tuned())
+    (tmp_path / "runs" / "foreign.txt").write_text("no run")
     write_report(tmp_path / "runs", tmp_path / "report")
     rows = list(csv.DictReader((tmp_path / "report" / "claims.csv").read_text("utf-8").splitlines()))
     assert [row["verdict"] for row in rows].count(HOLDS) == 1 and len(rows) == len(CLAIMS)
     page = (tmp_path / "report" / "index.html").read_text("utf-8")
     body = page[page.index("<main") :]
-    assert body.index("What the paper claims") < body.index("Table 3.")
+    places = [body.index(words) for words in ("What the paper claims", "Skipped or incomplete", "Table 3.")]
+    assert places == sorted(places)
+    missed = len(CLAIMS) - 1
+    assert f'holds</span> 1 <span class="badge not-measured">not measured</span> {missed}' in body
+    missing = unescape(body[body.index(f"Not measured here: {missed}") : places[1]])
+    assert all((row["claim"] in missing) == (row["verdict"] == UNMEASURED) for row in rows)
+    assert '<a href="#skipped">1 skipped or incomplete</a>' in body
 
 
 def test_without_an_e2_run_there_is_no_list(tmp_path: Path) -> None:

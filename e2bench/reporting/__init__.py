@@ -63,7 +63,7 @@ def write_report(results: Path | Sequence[Path], out: Path, *, live: bool = Fals
     return output.written
 
 
-Made = tuple[page.Content, list[tuple[str, str | bytes]], tuple[Markup, Markup]]
+Made = tuple[page.Content, list[tuple[str, str | bytes]], tuple[Markup, Markup, Markup]]
 
 
 def _without_damaged(found: Results) -> Made:

@@ -18,7 +18,7 @@ from e2bench.reporting.table import Column, Row, Table
 from e2bench.reporting.tables import is_auto, protocol, published
 from e2bench.scoring.statistics import interval, mean
 
-HOLDS, FAILS, OPEN, UNMEASURED = "holds", "does not hold", "open", "not measured"
+VERDICTS = HOLDS, FAILS, OPEN, UNMEASURED = "holds", "does not hold", "open", "not measured"
 WHOLE = "E²-LLM"  # with both augmentations
 
 COLUMNS = [Column("claim", "Claim"), Column("paper", "Paper"), Column("model", "Model"), Column("ours", "Measured")]

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import SubFigure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from e2bench.errors import DataError, one_line
@@ -89,7 +89,7 @@ def _depth_maps(
             axes.set_ylabel(f"Depth of the {_HIDDEN[experiment]}" if at % per_row == 0 else "")
         png = to_png(figure)
     caption = (
-        f"{about} Bars or bands: Wilson 95 % interval. Depth 0 is the start of the input. "
+        f"{about} In the maps in per cent. Bars or bands: Wilson 95 % interval. Depth 0 is the start of the input. "
         f"{' '.join(sorted(set(map(described, kinds))))} E²-LLM has no such table."
     )
     data = [
@@ -145,12 +145,13 @@ def _accuracy(figure: SubFigure, runs: Sequence[Run], names: Sequence[str], *, t
     draw_lines(axes, series)
     length_axis(axes, [x for line in series for x in line.x], "Length (tokens)")
     axes.set_ylim(-0.04, 1.04)
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.set_ylabel("Accuracy, all depths")
     figure.legend(loc="outside lower center", ncols=2, handlelength=3)
 
 
 def depth_map(axes: Axes, grid: DepthCells, name: str) -> None:
-    """Lengths to the right, depths downward as one reads; each cell also says its number."""
+    """Lengths to the right, depths downward as one reads; each cell also says its share in per cent."""
     axes.set_title(plain(name, 44), fontsize=8.5)
     axes.grid(False)
     lengths, depths = sorted({length for length, _ in grid}), sorted({depth for _, depth in grid})
@@ -168,9 +169,10 @@ def depth_map(axes: Axes, grid: DepthCells, name: str) -> None:
     if share.size <= 130:
         for (row, column), value in np.ndenumerate(share):
             if np.isfinite(value):
-                shown = f"{value:.2f}".rstrip("0").rstrip(".")
                 ink = "white" if value < 0.55 else "black"
-                axes.text(column, row, shown, ha="center", va="center", fontsize=6.5, color=ink, gid=ON_MAP)
+                axes.text(
+                    column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=6.5, color=ink, gid=ON_MAP
+                )
 
 
 def _depth_rows(run: Run, name: str, grid: DepthCells, words: str) -> list[Row]:

@@ -16,9 +16,9 @@ BINS = 10
 PER_ROW = 4
 TITLE = "RULER's needles by length and depth"
 CAPTION = (
-    "Share of the needles found, by where each stands in the prompt: depth 0.3 is 0.3 to 0.4 of its characters. Of "
-    "several needles asked for at once (niah_multivalue, niah_multiquery) each counts alone. Depths are RULER's own "
-    "draws, so that cells hold different numbers of needles (`trials` in the CSV)."
+    "Share of the needles found in per cent, by where each stands in the prompt: depth 0.3 is 0.3 to 0.4 of its "
+    "characters. Of several needles asked for at once (niah_multivalue, niah_multiquery) each counts alone. Depths are "
+    "RULER's own draws, so that cells hold different numbers of needles (`trials` in the CSV)."
 )
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import struct
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
 from importlib import resources
@@ -22,11 +23,12 @@ from markupsafe import Markup
 
 from e2bench import __version__
 from e2bench.reporting import labels
+from e2bench.reporting.claims import UNMEASURED, VERDICTS
 from e2bench.reporting.figures import Figure
 from e2bench.reporting.runs import Results, Run, number
 from e2bench.reporting.samples import Summary, to_json
 from e2bench.reporting.settings import Settings
-from e2bench.reporting.table import Column, Table
+from e2bench.reporting.table import Column, Row, Table
 from e2bench.runs.manifest import now
 
 CLAIMS = "claims"  # the table of this name stands first, in a part of its own
@@ -43,9 +45,25 @@ class Content:
     settings: Sequence[Settings]
 
     @property
-    def claims(self) -> list[Table]:
-        """The summary of verdicts, where there is one."""
-        return [table for table in self.tables if table.name == CLAIMS]
+    def claims(self) -> Table | None:
+        """The claims that were measured, where there are any."""
+        table = self._claims
+        return table and replace(table, rows=[row for row in table.rows if row["verdict"] != UNMEASURED])
+
+    @property
+    def unmeasured(self) -> list[Row]:
+        """The other claims."""
+        return [row for row in (self._claims.rows if self._claims else ()) if row["verdict"] == UNMEASURED]
+
+    @property
+    def verdicts(self) -> list[tuple[str, int]]:
+        """Verdict: how many rows of the claims have it."""
+        found = Counter(row["verdict"] for row in (self._claims.rows if self._claims else ()))
+        return [(verdict, found[verdict]) for verdict in VERDICTS if found[verdict]]
+
+    @property
+    def _claims(self) -> Table | None:
+        return next((table for table in self.tables if table.name == CLAIMS), None)
 
     @property
     def results(self) -> list[Table]:
@@ -53,20 +71,21 @@ class Content:
         return [table for table in self.tables if table.name != CLAIMS]
 
 
-def sections(content: Content) -> tuple[Markup, Markup]:
-    """The parts before and behind the samples. What a damaged run holds breaks here, if it breaks the page."""
+def sections(content: Content) -> tuple[Markup, Markup, Markup]:
+    """The claims, the parts before and behind the samples. What a damaged run holds breaks here, if anywhere."""
     made = (
         _environment()
         .get_template("sections.html")
         .render(content=content, number=number, shown=_shown, key_of=_key_of, size=_size)
     )
-    before, _, behind = made.partition("<!-- overview -->")
-    return Markup(before), Markup(behind)
+    claims, _, rest = made.partition("<!-- claims -->")
+    before, _, behind = rest.partition("<!-- overview -->")
+    return Markup(claims), Markup(before), Markup(behind)
 
 
 def render(
     content: Content,
-    parts: tuple[Markup, Markup],
+    parts: tuple[Markup, Markup, Markup],
     samples: Summary,
     files: Mapping[str, str],
     warnings: Sequence[str],
@@ -86,8 +105,9 @@ def render(
             written=now(),
             warnings=warnings,
             content=content,
-            sections=parts[0],
-            overview=parts[1],
+            claims=parts[0],
+            sections=parts[1],
+            overview=parts[2],
             samples=samples,
             live=live,
             data=_data({"live": live, "runs": samples.runs}, files),
@@ -112,9 +132,10 @@ def _environment() -> Environment:
 
 
 def _shown(table: Table) -> list[Column]:
-    """Run and data stand under the model, where there is one: columns of their own would make wide tables wider."""
-    with_model = any(column.key == "model" for column in table.shown)
-    return [column for column in table.shown if column.key not in ("run", "data") or not with_model]
+    """Columns of their own. Run and data stand under the model and a verdict at its claim, where there is one."""
+    there = {column.key for column in table.shown}
+    elsewhere = {"run": "model", "data": "model", "verdict": "claim"}
+    return [column for column in table.shown if elsewhere.get(column.key) not in there]
 
 
 def _key_of(columns: Sequence[Column]) -> str:
