@@ -302,6 +302,15 @@ def test_other_numbers_that_could_be_l_are_named_with_the_flag(copy: Path, confi
     assert found(load(copy, native_window=4096), "native window").level == OK
 
 
+@pytest.mark.parametrize(("longest", "level"), [(512, OK), (2048, NOTE)])
+def test_a_tokenizer_that_ends_at_g_times_l_bears_the_config_out(copy: Path, longest: int, level: str) -> None:
+    """As in what `e2bench export` writes."""
+    rope = json.loads((copy / "config.json").read_text())["rope_parameters"]
+    change(copy / "config.json", rope_parameters={**rope, "rope_type": "linear", "factor": 4.0})
+    change(copy / "tokenizer_config.json", model_max_length=longest)
+    assert found(load(copy), "native window").level == level
+
+
 # ---- 6. remote code
 
 

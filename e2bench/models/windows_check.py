@@ -5,15 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 from e2bench.models.findings import NOTE, OK, find
-from e2bench.rope.config import SCALED_LAYERS, rope_config, text_config, window_candidates
+from e2bench.rope.config import SCALED_LAYERS, checkpoint_scaling, rope_config, text_config, window_candidates
 
 CHECK = "native window"
 
 
 def tell_window(config: Any, tokenizer: Any, native: int, given: int | None) -> None:
-    """Name L and every other number that could be it, with the flag that takes it."""
+    """Name L and every other number that could be it, with the flag that takes it.
+
+    A tokenizer that ends at g·L, with the config's own g, bears the config out.
+    """
     candidates = window_candidates(config)
     if isinstance(longest := getattr(tokenizer, "model_max_length", None), int) and 1 < longest < 1e9:
+        scaling = checkpoint_scaling(config)
+        if scaling is not None and longest == scaling.factor * native and not given:
+            find(CHECK, OK, f"L = {native:,}; g·L = {longest:,} is the tokenizer's model_max_length too")
+            return
         candidates["the tokenizer's model_max_length"] = longest
     others = {where: value for where, value in candidates.items() if value != native}
     taken = "--native-window" if given else next((w for w, v in candidates.items() if v == native), "the file")
