@@ -74,6 +74,13 @@ def test_help_leaves_out_what_an_experiment_has_no_use_for(cli: Cli) -> None:
     assert refused.code == 2 and "needs a model's losses" in refused.err
 
 
+@pytest.mark.parametrize("option", ["--lengths", "--scale", "--data", "--model", "--protocol", "--window"])
+def test_an_empty_value_is_said_to_be_empty(option: str, cli: Cli) -> None:
+    for value in ("", " ", ","):
+        ended = cli("ppl", option, value)
+        assert (ended.code, ended.err) == (2, f"e2bench: {option} is empty; give a value, or leave it out\n")
+
+
 def test_the_list_of_commands_makes_none_of_them(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     def made(commands: Commands, name: str) -> None:
         raise AssertionError(f"{name} was made")

@@ -89,6 +89,12 @@ class Sample:
     grade: float | None = None
     made_from: str | None = None
 
+    @property
+    def reference_text(self) -> str:
+        """The reference as one reads it: several of them apart by a bar."""
+        several = isinstance(self.reference, list)
+        return " | ".join(map(str, self.reference)) if several else str(self.reference)
+
 
 class TaskFacts(NamedTuple):
     """What `e2bench tasks` tells of one task.

@@ -68,10 +68,10 @@ def check_same(first: tuple[Path, type[Experiment], Samples], second: tuple[Path
                 f"({len(ours[name])} and {len(theirs[name])} samples); run both with the same data and --limit"
             )
         for i, sample in ours[name].items():
-            if str(sample.reference) != str(theirs[name][i].reference):
+            if sample.reference_text != theirs[name][i].reference_text:
                 raise DataError(
-                    f"{name}: sample {i!r} has the reference {str(sample.reference)[:60]!r} in {here}, "
-                    f"{str(theirs[name][i].reference)[:60]!r} in {there}: these are different samples"
+                    f"{name}: sample {i!r} has the reference {sample.reference_text[:60]!r} in {here}, "
+                    f"{theirs[name][i].reference_text[:60]!r} in {there}: these are different samples"
                 )
             if len({sample.made_from, theirs[name][i].made_from} - {None}) > 1:
                 raise DataError(
@@ -147,7 +147,7 @@ def compare(
             "first": factor * _score(before),
             "second": factor * _score(theirs[name][i]),
             "difference": factor * (_score(theirs[name][i]) - _score(before)),
-            "reference": str(before.reference),
+            "reference": before.reference_text,
             "predictions": [before.prediction, theirs[name][i].prediction],
         }
         for name, samples in ours.items()
