@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -15,11 +17,25 @@ import torch
 import torch.nn.functional as F
 from test_processes import lines_of
 from test_queued import plain_attention, queue_on_a_cpu
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, MixtralConfig, PretrainedConfig
+from transformers import (
+    AutoModelForCausalLM,
+    GraniteMoeConfig,
+    GraniteMoeHybridConfig,
+    LlamaConfig,
+    MistralConfig,
+    MixtralConfig,
+    OlmoeConfig,
+    PretrainedConfig,
+    Qwen2MoeConfig,
+)
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 import e2bench
 from e2bench.errors import E2BenchError, ModelError
+from e2bench.experiments.forecast import forecast, outline_of
+from e2bench.experiments.options import Common
+from e2bench.experiments.passkey import PassKey
+from e2bench.experiments.run import check_alike
 from e2bench.experiments.sharing import is_worth
 from e2bench.files import read_json
 from e2bench.models.body import DECODE_ROWS
@@ -27,6 +43,7 @@ from e2bench.models.invariant import InvariantModel
 from e2bench.models.local import Model
 from e2bench.models.protocols import Prompt
 from e2bench.models.steps import Row, Steps
+from e2bench.runs.processes import Processes
 
 ROWS = DECODE_ROWS["cpu"]
 SIZES = {"vocab_size": 512, "hidden_size": 96, "intermediate_size": 250, "num_hidden_layers": 2}
@@ -36,7 +53,23 @@ CONFIGS = {
     "heads of 10": LlamaConfig(**SIZES | {"hidden_size": 60}),  # no row of keys begins at 64 bytes
     "parts of threads": LlamaConfig(**SIZES | {"hidden_size": 48, "intermediate_size": 11008, "num_hidden_layers": 1}),
     "sliding window": MistralConfig(**SIZES, sliding_window=24),
+    "experts in name alone": GraniteMoeHybridConfig(
+        **SIZES,
+        num_local_experts=0,
+        shared_intermediate_size=250,
+        layer_types=["attention"] * 2,
+        position_embedding_type="rope",
+        mamba_n_heads=8,
+        mamba_d_head=24,
+    ),
 }
+SMALL = SIZES | {"intermediate_size": 256, "num_experts_per_tok": 2}
+EXPERTS = [
+    MixtralConfig(**SMALL, num_local_experts=4),
+    Qwen2MoeConfig(**SMALL, num_experts=4, moe_intermediate_size=64, shared_expert_intermediate_size=64),
+    OlmoeConfig(**SMALL, num_experts=4),
+    GraniteMoeConfig(**SMALL, num_local_experts=4),
+]
 Bits = dict[tuple[int, ...], list[bytes]]  # of a prompt: its logits at each step
 
 
@@ -114,12 +147,13 @@ def test_a_row_of_a_product_depends_on_how_many_rows_there_are_alone(dtype: torc
     ("name", "dtype", "count"),
     [
         ("llama", torch.float32, 1),
-        ("llama", torch.float32, 2),
         ("llama", torch.bfloat16, 1),
         ("heads of 10", torch.float32, 1),
         ("heads of 10", torch.bfloat16, 1),
+        ("parts of threads", torch.float32, 2),
         ("parts of threads", torch.float32, 3),
         ("sliding window", torch.float32, 1),
+        ("experts in name alone", torch.float32, 1),
     ],
 )
 def test_logits_have_the_same_bits_in_any_batch(
@@ -187,16 +221,31 @@ def test_queued_steps_have_the_same_bits_too(tiny_model: Model, seen: Bits, monk
     assert steps and found[0] == found[1] == found[2] and logits[0] == logits[1] == logits[2]
 
 
-def test_losses_and_option_scores_have_the_same_bits(tiny_model: Model) -> None:
+def test_losses_have_the_same_bits(tiny_model: Model) -> None:
     model = made(CONFIGS["llama"], torch.float32, tiny_model.tokenizer)
     windows = torch.randint(1, 500, (5, 90), generator=torch.Generator().manual_seed(1))
     assert model.scoring_rows(90, given=4) == 1
     together = model.token_nll(windows, first=30)
     alone = [model.token_nll(row, first=30)[0] for row in windows.split(1)]
     assert all(map(torch.equal, together, alone))
-    shared = windows[0, :60].tolist()
-    options = [[*shared, *range(first, first + count)] for first, count in ((3, 2), (40, 9), (80, 30))]
-    assert model.option_scores(options, 60) == [model.option_scores([ids], 60)[0] for ids in options]
+
+
+def test_option_scores_have_the_same_bits_in_any_order_and_read_what_options_share_once(
+    tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = made(CONFIGS["llama"], torch.float32, tiny_model.tokenizer)
+    questions = []
+    for at, shared in enumerate((60, 7, 133, 250)):
+        head = torch.randint(1, 500, (shared,), generator=torch.Generator().manual_seed(at)).tolist()
+        questions.append([[*head, *range(first, first + count)] for first, count in ((3, 2), (40, 9), (80, 30))])
+    fed: list[int] = []
+    hidden = model.hidden
+    monkeypatch.setattr(model, "hidden", lambda ids, *where: (fed.append(ids.shape[1]), hidden(ids, *where))[1])
+    scores = [model.option_scores(options) for options in questions]
+    assert fed[:4] == [60, 2, 9, 30]
+    for order in ((3, 2, 1, 0), (1, 3, 0, 2)):
+        list(model.generate(prompts_of(5)))
+        assert {at: model.option_scores(questions[at]) for at in order} == dict(enumerate(scores))
 
 
 @pytest.fixture(scope="module")
@@ -208,17 +257,35 @@ RUNS: dict[str, dict[str, Any]] = {
     "longbench": {"data": "demo", "tasks": "trec,samsum,lcc", "limit": 2, "window": 320, "scale": 4},
     "passkey": {"lengths": "256,384", "depths": 3, "trials": 2, "scale": "auto"},
     "ruler": {"lengths": "1k", "tasks": "vt,cwe", "samples": 3, "scale": 4},
+    "short": {"tasks": "piqa,naturalquestions", "scale": 4},  # options ranked, and answers
 }
 
 
+def write_short(folder: Path) -> None:
+    """Rows with options, and questions to answer."""
+    goals = ("open a jar", "dry wet shoes", "find a lost key in the green grass", "sing")
+    options = {"sol1": "turn the lid", "sol2": "wait until it rains and the sun is yellow", "label": 0}
+    for name, rows in (
+        ("piqa", [{"goal": goal, **options} for goal in goals]),
+        ("nq_open", [{"question": f"how do you {goal}", "answer": ["so"]} for goal in goals]),
+    ):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 @pytest.mark.parametrize("name", RUNS)
-def test_runs_of_any_batch_size_leave_the_same_lines(name: str, invariant: Model, tmp_path: Path) -> None:
+def test_runs_of_any_batch_size_leave_the_same_lines(
+    name: str, invariant: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if name == "short":
+        write_short(tmp_path)
+        monkeypatch.setitem(RUNS[name], "data", tmp_path)
     lines = {}
     for size in (1, 4, 16, "auto"):
         run = e2bench.run(name, invariant, out=tmp_path / str(size), batch_size=size, **RUNS[name])
         lines[size] = lines_of(run.folder)
-        said = run.settings["resolved"]["batch_invariant"]
-        assert said == run.settings["model"]["batch_invariant"] == f"steps of 8 rows, {torch.get_num_threads()} threads"
+        for part in ("resolved", "model"):
+            said = run.settings[part]
+            assert (said["batch_invariant"], said["threads"]) == ("steps of 8 rows", torch.get_num_threads())
     assert sum(map(len, lines[1].values())) >= 5
     assert lines[4] == lines[16] == lines["auto"] == lines[1]
 
@@ -255,10 +322,51 @@ def test_a_run_goes_on_with_the_option_and_as_many_threads_only(
 ) -> None:
     how = {"out": tmp_path / "run", **RUNS["passkey"], "trials": 1}
     e2bench.run("passkey", invariant, **how)
-    with pytest.raises(E2BenchError, match=r"batch_invariant = steps of 8 rows.*OMP_NUM_THREADS"):
+    with pytest.raises(E2BenchError, match=r"batch_invariant = steps of 8 rows, not none .*go on with --batch-inv"):
         e2bench.run("passkey", tiny_folder, **how)
-    with threads(torch.get_num_threads() + 1), pytest.raises(E2BenchError, match="OMP_NUM_THREADS"):
+    now = torch.get_num_threads()
+    said = rf"holds a run with threads = {now}, not {now + 1}; .*give OMP_NUM_THREADS as before"
+    with threads(now + 1), pytest.raises(E2BenchError, match=said):
         e2bench.run("passkey", invariant, **how)
+
+
+def test_processes_with_other_threads_are_refused_by_name() -> None:
+    """Two ranks of one store, each with its own settings."""
+    store = torch.distributed.HashStore()
+    resolved = {"batch_invariant": "steps of 8 rows", "threads": 1}
+    check_alike(resolved, Processes(0, 3, store))
+    check_alike(dict(resolved), Processes(1, 3, store))
+    with pytest.raises(E2BenchError, match=r"^process 2 of 3 has threads = 4, process 0 1; start all of them alike"):
+        check_alike({**resolved, "threads": 4}, Processes(2, 3, store))
+    check_alike({"threads": 4}, Processes())  # alone
+
+
+@pytest.mark.slow
+def test_a_second_process_with_other_threads_ends_before_it_writes(tiny_folder: Path, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    line = [sys.executable, "-m", "e2bench", "passkey", "--model", str(tiny_folder), "--lengths", "256"]
+    line += ["--depths", "2", "--trials", "1", "--batch-invariant", "--device", "cpu", "--out", str(tmp_path / "run")]
+    shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    environments = [{**shared, "RANK": str(rank), "OMP_NUM_THREADS": str(rank + 1)} for rank in range(2)]
+    first = subprocess.Popen(line, env=environments[0], stderr=subprocess.DEVNULL)
+    try:
+        second = subprocess.run(line, env=environments[1], capture_output=True, text=True, timeout=120, check=False)
+    finally:
+        first.kill()
+        first.wait()
+    said = second.stderr
+    assert second.returncode == 2 and "process 1 of 2 has threads = 2, process 0 1" in said, said
+    assert not [path for path in (tmp_path / "run").glob("*.jsonl") if path.read_bytes()]
+
+
+def test_two_runs_of_other_threads_can_be_compared(invariant: Model, tmp_path: Path) -> None:
+    """They were asked the same: their models differ, in the last bits."""
+    for count in (1, 2):
+        with threads(count):
+            e2bench.run("passkey", invariant, out=tmp_path / str(count), lengths=256, depths=1, trials=1)
+    assert e2bench.compare(tmp_path / "1", tmp_path / "2")["tasks"]
 
 
 @pytest.mark.parametrize(
@@ -279,6 +387,20 @@ def test_what_it_cannot_promise_is_refused_in_one_line(
     assert "--batch-invariant" in ended.err and said in ended.err
 
 
+def test_lm_eval_refuses_it_also_for_a_model_at_hand(invariant: Model, tmp_path: Path) -> None:
+    write_short(tmp_path)
+    with pytest.raises(E2BenchError, match="--batch-invariant is not for --suite lm-eval"):
+        e2bench.run("short", invariant, suite="lm-eval", data=tmp_path, tasks="piqa", out=tmp_path / "run")
+
+
+def test_a_forecast_takes_its_rate_from_a_run_with_the_option(invariant: Model, tmp_path: Path) -> None:
+    e2bench.run("passkey", invariant, out=tmp_path / "run", **RUNS["passkey"])
+    experiment, wanted = PassKey.read({"lengths": "512"}), {"out": str(tmp_path / "next")}
+    for given, known in (({"batch_invariant": True}, True), ({}, False)):
+        common = Common.read({**wanted, "model": invariant.path, **given})
+        assert (forecast(experiment, common, outline_of(common, experiment)).rate is not None) == known
+
+
 def test_it_is_refused_for_models_at_hand_that_were_loaded_without(tiny_model: Model, tmp_path: Path) -> None:
     with pytest.raises(E2BenchError, match="loaded with it, which tiny-llama is not"):
         e2bench.run("passkey", tiny_model, out=tmp_path / "run", batch_invariant=True, **RUNS["passkey"])
@@ -287,9 +409,9 @@ def test_it_is_refused_for_models_at_hand_that_were_loaded_without(tiny_model: M
 def test_experts_are_refused_and_so_is_a_model_whose_rows_are_not_alone(
     tiny_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    experts = MixtralConfig(**SIZES | {"intermediate_size": 256}, num_local_experts=4)
-    with pytest.raises(ModelError, match=r"experts.*--batch-size 1"):
-        made(experts, torch.float32, tiny_model.tokenizer)
+    for experts in EXPERTS:
+        with pytest.raises(ModelError, match=r"experts.*--batch-size 1"):
+            made(experts, torch.float32, tiny_model.tokenizer)
     plain = LlamaRMSNorm.forward
 
     def of_all_rows(norm: LlamaRMSNorm, states: torch.Tensor) -> torch.Tensor:

@@ -26,7 +26,7 @@ from e2bench.models import body, compiled, configured, kvcache, memory
 from e2bench.models.findings import NOTE, OK
 from e2bench.models.loading import ModelSpec
 from e2bench.models.local import Model
-from e2bench.models.pieces import TokenPieces
+from e2bench.models.pieces import TokenPieces, tokenwise
 from e2bench.rope.methods import RopeScaling
 
 SIZES = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3}
@@ -129,7 +129,7 @@ class Counting(torch.nn.Module):
 
 def test_a_module_is_cut_and_put_back_and_one_that_gives_more_runs_whole() -> None:
     model = Counting()
-    cut, states = TokenPieces(model, 4), torch.randn(2, 5, 2)
+    cut, states = TokenPieces(tokenwise(model), 4), torch.randn(2, 5, 2)
     with cut:
         assert torch.equal(model.mlp(states), 2 * states)
         assert model.mlp(torch.randn(2, 5, 3))[0].shape == (2, 5, 3)

@@ -23,7 +23,10 @@ Samples = dict[str, dict[str, Sample]]  # task: {id: sample}
 
 # Settings that two runs are compared over: the model, and how its window was extended. Others say what was asked, and
 # a difference between answers to other questions is no difference between models.
-MODEL = {"model", "weights", "eos", "tokenizer", "native_window", "dtype", "attention", "device"}
+MODEL = {
+    "model", "weights", "eos", "tokenizer", "native_window", "dtype", "attention", "device",
+    "batch_invariant", "threads",
+}  # fmt: skip
 COMPARED = {*MODEL, "window", "method", "scale", "grid", "data"}  # data: each line says what it was made from
 
 

@@ -114,7 +114,7 @@ def forecast(
     plan = experiment.plan(outline, rule, common, experiment.inputs(common))
     try:
         folder = common.out or Path("results") / experiment.folder_name(outline.name, rule, plan)
-        rate = rate_of(experiment, outline, results or folder.parent) or otherwise
+        rate = rate_of(experiment, outline, results or folder.parent, invariant=common.batch_invariant) or otherwise
         return _forecast(experiment, plan, outline, folder, rate, fresh=common.fresh)
     finally:
         plan.close()
@@ -195,11 +195,14 @@ def _longest(plan: Plan) -> int | None:
 # rates
 
 
-def rate_of(experiment: Experiment, outline: Any, results: Path) -> Rate | None:
-    """The rate of the largest finished run of this experiment, model and device at most two folders below `results`."""
+def rate_of(experiment: Experiment, outline: Any, results: Path, *, invariant: bool) -> Rate | None:
+    """The rate of the largest finished run of this experiment, model and device at most two folders below `results`.
+
+    invariant: whether of one with --batch-invariant, which is slower, or without.
+    """
     path = getattr(outline, "path", None) or outline.describe()["path"]
     dtype = str(outline.dtype).removeprefix("torch.")
-    now = {"path": shareable(path), "device": device_name(outline.device), "dtype": dtype}
+    now = {"path": shareable(path), "device": device_name(outline.device), "dtype": dtype, "invariant": invariant}
     best: tuple[float, Rate] | None = None
     for folder, run in _finished(results):
         work, then = work_of(run), _conditions(run)
@@ -223,7 +226,8 @@ def _finished(results: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 def _conditions(run: Mapping[str, Any]) -> dict[str, Any]:
     model = run.get("model")
     path = model.get("path") if isinstance(model, dict) else None
-    return {"path": path, "device": run.get("device"), "dtype": run.get("dtype")}
+    invariant = isinstance(model, dict) and "batch_invariant" in model
+    return {"path": path, "device": run.get("device"), "dtype": run.get("dtype"), "invariant": invariant}
 
 
 def _same_kind(experiment: Experiment, run: Mapping[str, Any]) -> bool:

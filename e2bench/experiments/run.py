@@ -20,7 +20,7 @@ from e2bench.models.identity import tokenizer_hash
 from e2bench.models.loading import device_name
 from e2bench.rope.factors import Factors
 from e2bench.rope.windows import ScaleRule
-from e2bench.runs.folder import RunFolder, another_run
+from e2bench.runs.folder import RunFolder, another_run, words
 from e2bench.runs.lines import RUN, read_run
 from e2bench.runs.manifest import manifest, shareable
 from e2bench.runs.processes import Processes
@@ -32,7 +32,8 @@ LATER = frozenset({"weights", "eos", "tokenizer", "device"})
 ADVICE = {
     "weights": "the weights are not those that the run was begun with",
     "tokenizer": "the tokenizer or its chat template is not the one that the run was begun with",
-    "batch_invariant": "--batch-invariant, and the number of threads, decide a line's last bits (OMP_NUM_THREADS)",
+    "batch_invariant": "go on with --batch-invariant, or without it, as before",
+    "threads": "with --batch-invariant the number of threads decides the last bits: give OMP_NUM_THREADS as before",
     "device": "a CPU and a GPU give other last digits: go on with --device as before",
 }
 
@@ -44,6 +45,8 @@ def run_experiment(experiment: Experiment, common: Common, model: Any = None) ->
     Raises E2BenchError for what is refused: without the model where that can be seen without it.
     """
     check_launcher()
+    if model is not None:
+        common = as_loaded(common, model)
     experiment.check(common)
     check_tracker(common.log)
     if experiment.without_model(common):
@@ -67,14 +70,20 @@ def run_experiment(experiment: Experiment, common: Common, model: Any = None) ->
         model.close()
 
 
-def run_model(experiment: Experiment, common: Common, model: Any, inputs: Any) -> Path | None:
-    """The same with a model at hand, and the inputs that `experiment` made. The model is left as it is."""
-    check_needs(experiment, model)
-    if common.batch_invariant and not getattr(model, "batch_invariant", False):
+def as_loaded(common: Common, model: Any) -> Common:
+    """`common` with `batch_invariant` as a model at hand has it. Raises E2BenchError where that lacks it."""
+    loaded = getattr(model, "batch_invariant", False)
+    if common.batch_invariant and not loaded:
         raise E2BenchError(
             f"--batch-invariant is for models that are loaded with it, which {model.name} is not; give it to "
             "e2bench.load, or leave it out"
         )
+    return common if loaded == common.batch_invariant else common.replaced(batch_invariant=loaded)
+
+
+def run_model(experiment: Experiment, common: Common, model: Any, inputs: Any) -> Path | None:
+    """The same with a model at hand, and the inputs that `experiment` made. The model is left as it is."""
+    check_needs(experiment, model)
     rule = experiment.rule(model, with_preset(common)).searched(factors_of(common))
     plan = experiment.plan(model, rule, common, inputs)
     try:
@@ -105,6 +114,7 @@ def run_plan(experiment: Experiment, common: Common, model: Any, rule: ScaleRule
         folder = open_run(experiment, common, model, rule, plan, processes, out)
     finally:
         model.rope.restore()
+    check_alike(folder.manifest["resolved"], processes)
     is_taken = common.out is None and not common.fresh and folder.is_another()
     if is_taken:  # by a run of the same name, with other settings than the name says
         folder.path = out = Path(f"{out}-{digest(folder.manifest['resolved'], experiment.chooses())}")
@@ -116,6 +126,18 @@ def run_plan(experiment: Experiment, common: Common, model: Any, rule: ScaleRule
     if done and common.log is not None:
         log_run(out, common.log)
     return out if done else None
+
+
+def check_alike(resolved: dict[str, Any], processes: Processes) -> None:
+    """Raise E2BenchError in a process whose settings are not those of process 0: its lines would be another run's."""
+    first = json.loads(processes.share("resolved", lambda: json.dumps(resolved)))
+    ours = json.loads(json.dumps(resolved))
+    if differing := [name for name in {**first, **ours} if first.get(name) != ours.get(name)]:
+        name = differing[0]
+        raise E2BenchError(
+            f"process {processes.rank} of {processes.world} has {name} = {words(ours.get(name))}, process 0 "
+            f"{words(first.get(name))}; start all of them alike"
+        )
 
 
 def stored_run(experiment: Experiment, out: Path) -> dict[str, Any] | None:
@@ -205,12 +227,12 @@ def open_run(
         **plan.resolved,
         "model": described["fingerprint"],
         **{name: described[name] for name in ("weights", "eos") if name in described},  # not seen behind a server
+        **{name: described[name] for name in ("batch_invariant", "threads") if name in described},
         "tokenizer": tokenizer_hash(model.tokenizer),
         "native_window": model.native_window,
         **({"factors": digest_of(factors)} if (factors := rule.factors) else {}),
         "dtype": str(model.dtype).removeprefix("torch."),
         "attention": model.attention,
-        **({"batch_invariant": described["batch_invariant"]} if "batch_invariant" in described else {}),
         "device": "none" if model.device is None else model.device.type,
         **({} if engine is None else {"engine": engine["name"]}),
         "data": dict(plan.data),

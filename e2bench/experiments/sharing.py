@@ -35,9 +35,9 @@ def shared_tokens(prompts: Sequence[Prompt]) -> int:
 def is_worth(model: Generator, prompts: Sequence[Prompt], rows: int) -> bool:
     """Whether reading shared beginnings once saves more than decoding `rows` prompts together; in that prompts' order.
 
-    A server, and a function, keep beginnings themselves; some models can keep none.
+    A server, and a function, keep beginnings themselves; some models keep none.
     """
-    if model.device is None or not getattr(model, "croppable", True):
+    if model.device is None or not getattr(model, "shares", True):
         return False
     step = STEP_TOKENS.get(model.device.type, GPU_STEP_TOKENS)
     lost = sum(prompt.max_new_tokens for prompt in prompts) * (1 - 1 / min(rows, len(prompts)))

@@ -18,7 +18,7 @@ from e2bench.errors import ModelError
 from e2bench.models import memory
 from e2bench.models.configured import CHUNK_TOKENS, SCORED_ROWS, Configured
 from e2bench.models.kvcache import ATTENTION, Kernel, KVCache, ragged
-from e2bench.models.pieces import TokenPieces
+from e2bench.models.pieces import TokenPieces, tokenwise
 from e2bench.models.tokenizers import check_ids, check_vocabulary
 from e2bench.rope.config import checkpoint_scaling, native_window, text_config
 from e2bench.rope.methods import BY_LENGTH, RopeScaling
@@ -51,7 +51,7 @@ class Body(Configured):
         self.vocab_size = int(hf.get_input_embeddings().weight.shape[0])
         check_vocabulary(tokenizer, self.vocab_size, name)
         self.grouped, self.chunked, self.croppable, self.one_pass = False, True, True, False
-        self.pieces = TokenPieces(hf, self.piece_tokens)
+        self.pieces = TokenPieces(tokenwise(hf), self.piece_tokens)
         self.compiled = None
         self.graphs = True  # until a decoding step cannot be captured
 
@@ -136,6 +136,11 @@ class Body(Configured):
                 "token id; mend the file: without it answers would not end"
             )
         return frozenset(int(i) for i in [*several, self.tokenizer.eos_token_id] if i is not None)
+
+    @property
+    def shares(self) -> bool:
+        """Whether what a prompt shares with the one before it is kept in the cache."""
+        return self.croppable
 
     def new_cache(self, tokens: int, rows: int = 1) -> Any:
         """An empty cache for `rows` sequences of at most `tokens`."""

@@ -9,7 +9,8 @@ What differs with a batch, measured on a CPU (MKL and oneDNN; `tests/test_invari
 - A row's attention in a step is computed alone over its own length (`kvcache._row_by_row`). Rows of the cache begin at
   multiples of 64 bytes, whatever the longest text beside them, so that every kernel finds them aligned alike.
 - A prompt is read alone and whole: a beginning shared with the one before would be read in other pieces. A window is
-  scored alone, and not taken from a longer one.
+  scored alone, and not taken from a longer one. The options of one question may share: they always come together.
+- A mixture's experts multiply as many rows as the router sends them: it is refused.
 - The number of threads changes some products of many rows: it is recorded, and a run goes on with the same one only.
 
 On a GPU the same holds by design: cuBLAS takes its kernel by the shape of a product, a product's row adds up in its own
@@ -19,14 +20,14 @@ card has confirmed it; loading tries it there too, and `benchmarks/gpu.py --part
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers.activations import ACT2CLS
 
 from e2bench.errors import ModelError
 from e2bench.models.body import DECODE_ROWS
@@ -40,9 +41,8 @@ from e2bench.models.queued import decoding_kernel
 from e2bench.rope.methods import RopeScaling
 
 ALIGNED = 64  # tokens: a row of the cache is a multiple of 64 bytes then, in every dtype and head size
-TOKENS, STEPS = 40, 3  # of the trial: prompt, new tokens
-ACTIVATIONS = ("act_fn", "act", "activation_fn", "hidden_act_fn")  # what families call them
-EXPERTS = re.compile("expert|moe|router", re.IGNORECASE)  # in the name of a module's class
+TOKENS, STEPS = 64, 3  # of the trial: prompt (a multiple of all DECODE_ROWS, as `_watched` asks), new tokens
+ACTIVATIONS: Any = tuple({entry[0] if isinstance(entry, tuple) else entry for entry in ACT2CLS.values()})
 
 
 class InvariantModel(Model):
@@ -59,21 +59,20 @@ class InvariantModel(Model):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.rows = DECODE_ROWS.get(self.device.type, 1) if self.grouped else 1  # else prompts are answered alone
-        self.croppable = False
         if self.device.type == "cpu":
-            self.activations = TokenPieces(self.hf, 1, ACTIVATIONS)
+            self.activations = TokenPieces([m for m in self.hf.modules() if isinstance(m, ACTIVATIONS)], 1)
         check_rows(self)
-        find("batch-invariant", OK, f"the same bits whatever the batch: {self.in_words}")
-
-    @property
-    def in_words(self) -> str:
-        """What the bits depend on beside the model and the machine."""
-        threads = "" if self.device.type == "cuda" else f", {torch.get_num_threads()} threads"
-        return f"steps of {self.rows} rows{threads}"
+        find("batch-invariant", OK, f"the same bits whatever the batch: steps of {self.rows} rows")
 
     def describe(self) -> dict[str, Any]:
-        """As of any model, and what the bits depend on."""
-        return {**super().describe(), "batch_invariant": self.in_words}
+        """As of any model, and what the bits depend on beside it and the machine."""
+        threads = {"threads": torch.get_num_threads()} if self.device.type == "cpu" else {}
+        return {**super().describe(), "batch_invariant": f"steps of {self.rows} rows", **threads}
+
+    @property
+    def shares(self) -> bool:
+        """False: every prompt is read whole."""
+        return False
 
     def scoring_rows(self, tokens: int, given: int | None = None) -> int:
         """One window at a time."""
@@ -123,17 +122,42 @@ def check_rows(model: InvariantModel) -> None:
     if model.rows == 1:
         return
     kind = type(model.hf).__name__
-    if any(EXPERTS.search(type(module).__name__) for module in model.hf.modules()):
-        raise _refusal(f"{kind} gives its experts other numbers of tokens beside other prompts")
     if model.device.type == "cuda" and decoding_kernel() is None:
         raise _refusal("without Triton, attention on a GPU depends on the longest prompt")
-    alone, beside, everywhere = _logits(model, 1), _logits(model, model.rows), _logits(model, model.rows, alike=True)
+    alone, everywhere = _logits(model, 1), _logits(model, model.rows, alike=True)
+    with _watched(model) as partial:
+        beside = _logits(model, model.rows)
+    if partial:
+        raise _refusal(f"{kind} has experts ({min(partial)}), which take other numbers of tokens beside other prompts")
     if not (torch.equal(beside[:, -1:], alone) and torch.equal(everywhere, alone.expand_as(everywhere))):
         raise _refusal(f"{kind} gives other bits beside other prompts")
 
 
 def _refusal(reason: str) -> ModelError:
     return ModelError(f"--batch-invariant: {reason}; leave it out, and give --batch-size 1: each prompt alone")
+
+
+@contextmanager
+def _watched(model: InvariantModel) -> Iterator[set[str]]:
+    """The classes of modules that do not multiply every row of a pass by all of their weights.
+
+    Experts do not: each has weights of its own, or those of all are one array of three dimensions.
+    """
+    partial: set[str] = set()
+
+    def look(module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
+        most = max(weight.ndim for weight in module.parameters(recurse=False))
+        multiplied = [x for x in inputs[:1] if isinstance(x, Tensor) and x.is_floating_point()]  # by embeddings none
+        if most > 2 or (most == 2 and any(x.shape[:-1].numel() % model.rows for x in multiplied)):
+            partial.add(type(module).__name__)
+
+    owners = (module for module in model.hf.modules() if list(module.parameters(recurse=False)))
+    hooks = [module.register_forward_pre_hook(look) for module in owners]
+    try:
+        yield partial
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _logits(model: InvariantModel, rows: int, *, alike: bool = False) -> Tensor:

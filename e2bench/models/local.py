@@ -161,7 +161,7 @@ class Model(Body):
         self, prompts: Sequence[Prompt], scaling: RopeScaling | None = None
     ) -> Iterator[tuple[int, Generation]]:
         """The same over one cache, for prompts that begin alike: see `Decoder.generate_sharing`."""
-        if self.croppable:
+        if self.shares:
             with self.under(scaling, longest(prompts)):
                 yield from Decoder(self).generate_sharing(prompts)
             return

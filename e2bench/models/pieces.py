@@ -7,7 +7,7 @@ times wider. In pieces the MLP's arrays have a fixed size, whatever the window.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,12 +19,16 @@ from torch import Tensor
 TOKENWISE = ("mlp", "feed_forward", "ffn", "block_sparse_moe")
 
 
-class TokenPieces:
-    """Tokenwise modules of a model, by name; inside `with`, each takes at most `tokens` of a longer input at once."""
+def tokenwise(hf: torch.nn.Module) -> list[torch.nn.Module]:
+    """A model's modules of these names."""
+    return [module for name, module in hf.named_modules() if name.rpartition(".")[2] in TOKENWISE]
 
-    def __init__(self, hf: torch.nn.Module, tokens: int, names: Sequence[str] = TOKENWISE) -> None:
-        self.tokens = tokens
-        self.modules = [m for name, m in hf.named_modules() if name.rpartition(".")[2] in names]
+
+class TokenPieces:
+    """Modules that mix no tokens; inside `with`, each takes at most `tokens` of a longer input at once."""
+
+    def __init__(self, modules: Iterable[torch.nn.Module], tokens: int) -> None:
+        self.modules, self.tokens = list(modules), tokens
         self._before: list[Any] = []
 
     def __enter__(self) -> None:
