@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import threading
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -66,6 +68,50 @@ def data_file(repo: str, filename: str, revision: str | None = None, *, fetch: b
     except Exception as error:  # the hub client raises many kinds
         raise DataError(one_line(error).partition(". ")[0][:200] if online else OFFLINE) from None
     return Path(found)
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """What the hub says of a file of a data set. sha256: of large files; None for those that git itself keeps.
+
+    name: `hf://datasets/OWNER/NAME@COMMIT/PATH`.    url: its address.    size: in bytes.
+    """
+
+    name: str
+    url: str
+    size: int
+    sha256: str | None
+
+
+def hub_file(repo: str, filename: str, commit: str) -> HubFile:
+    """Ask the hub for a file's size and hash. Raises DataError with the reason alone."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    url = hf_hub_url(repo, filename, repo_type="dataset", revision=commit)
+    try:
+        found = get_hf_file_metadata(url)
+    except Exception as error:  # the hub client raises many kinds
+        raise DataError(one_line(error).partition(". ")[0][:200]) from None
+    if found.commit_hash != commit or not found.size:
+        raise DataError(f"the hub answers with commit {found.commit_hash} and size {found.size}, asked for {commit}")
+    sha256 = found.etag if found.etag and re.fullmatch(r"[0-9a-f]{64}", found.etag) else None
+    return HubFile(f"hf://datasets/{repo}@{commit}/{filename}", url, found.size, sha256)
+
+
+def read_range(file: HubFile, start: int, stop: int) -> bytes:
+    """Bytes `start` to `stop` of a file, this one not included. Raises DataError for anything else than these."""
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff  # type: ignore[attr-defined]
+
+    headers = {**build_hf_headers(), "Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
+    try:
+        answer = http_backoff("GET", file.url, headers=headers)
+        hf_raise_for_status(answer)
+    except Exception as error:  # the hub client raises many kinds
+        raise DataError(f"{one_line(error).partition('. ')[0][:200]} (at byte {start:,} of {file.size:,})") from None
+    asked, got = f"bytes {start}-{stop - 1}/{file.size}", answer.headers.get("Content-Range", "no range")
+    if answer.status_code != 206 or got != asked or len(answer.content) != stop - start:
+        raise DataError(f"asked for {asked}, the hub gave {got} ({len(answer.content)} bytes)")
+    return bytes(answer.content)
 
 
 def is_cached(repo: str, filename: str, revision: str = "main") -> bool:

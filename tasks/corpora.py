@@ -6,6 +6,8 @@ from e2bench.data.fetch import Archive
 from e2bench.errors import UnknownName
 from e2bench.tasks.longbench2 import PROMPT_SHA256, REVISION
 
+OWN_TEXT = "files of your own under `data` in the recipe"
+
 DATASETS = {
     archive.name: archive
     for archive in (
@@ -130,6 +132,65 @@ LONGBENCH2_PROMPTS = {
 }
 
 
+# What the paper trains on (section 5.1), as near as public files come: its mixture and its copies are not published.
+# Licences are what each data set's card says. Recipes name the same files.
+TRAINING = {
+    archive.name: archive
+    for archive in (
+        Archive(
+            "pile",
+            "monology/pile-uncopyrighted",
+            "train/00.jsonl.zst",
+            "3be90335b66f24456a5d6659d9c8d208c0357119",
+            None,
+            None,
+            "the beginning of the Pile without its copyrighted parts (licence: other)",
+            without=OWN_TEXT,
+            megabytes=6000,
+        ),
+        Archive(
+            "sharegpt",
+            "anon8231489123/ShareGPT_Vicuna_unfiltered",
+            "ShareGPT_V3_unfiltered_cleaned_split.json",
+            "192ab2185289094fc556ec8ce5ce1e8e587154ca",
+            "35f0e213ce091ed9b9af2a1f0755e9d39f9ccec34ab281cd4ca60d70f6479ba4",  # as public code that checks it says
+            None,
+            "ShareGPT conversations (Apache-2.0, says whoever collected them)",
+            without=OWN_TEXT,
+            bytes=672_837_942,  # likewise
+        ),
+        Archive(
+            "arxiv-summaries",
+            "ccdv/arxiv-summarization",
+            "document/train-00000-of-00015.parquet",
+            "240aaf1a969b3f8cd0ade6986bfad0cd730ee288",
+            None,
+            None,
+            "arXiv articles and abstracts of Cohan et al. 2018, part 1 of 15 (no licence named)",
+            without=OWN_TEXT,
+            bytes=227_000_000,  # as the hub's listing at this commit rounds it
+        ),
+        Archive(
+            "pubmed-summaries",
+            "ccdv/pubmed-summarization",
+            "document/train-00000-of-00005.parquet",
+            "6b30a2cae59b11ed77cb19959bffccbbd18e1106",
+            None,
+            None,
+            "PubMed articles and abstracts of Cohan et al. 2018, part 1 of 5 (no licence named)",
+            without=OWN_TEXT,
+            bytes=208_000_000,  # likewise
+        ),
+    )
+}
+
+
+def published(repo: str, filename: str, revision: str | None) -> Archive | None:
+    """What is known about a file of the hub, if it is one of training's."""
+    known = (repo, filename, revision)
+    return next((one for one in TRAINING.values() if (one.repo, one.filename, one.revision) == known), None)
+
+
 def find(name: str) -> Archive:
     """The public data set of that name. Raises UnknownName."""
     if name not in DATASETS:
@@ -143,7 +204,7 @@ ABOUT = {"ruler": "what RULER's samples are made from: essays, questions, a word
 
 def every_set() -> list[Archive]:
     """All files of all public data sets."""
-    return [*DATASETS.values(), *RULER.values(), *LONGBENCH2_PROMPTS.values()]
+    return [*DATASETS.values(), *RULER.values(), *LONGBENCH2_PROMPTS.values(), *TRAINING.values()]
 
 
 def find_all(name: str) -> list[Archive]:

@@ -14,10 +14,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from e2bench.data.beginning import MEGABYTE, beginning_path, fetch_beginning
+from e2bench.data.fetch import cache_folder
 from e2bench.errors import DataError, E2BenchError, UnknownName, one_line
 from e2bench.files import sha256_of
 from e2bench.hub import data_file
 from e2bench.runs.manifest import shareable
+from e2bench.tasks.corpora import published
 from e2bench.train.layouts import LAYOUTS, Segment
 
 if TYPE_CHECKING:
@@ -26,16 +29,22 @@ if TYPE_CHECKING:
 IGNORED = -100  # label that transformers' loss leaves out
 HUB = "hf://"
 HUB_FILE = re.compile(r"hf://datasets/([^/@]+/[^/@]+)(?:@([^/]+))?/([^*]+)")  # repository, revision, path
-CACHED = re.compile(r"/datasets--([^/]+)--([^/]+)/snapshots/([0-9a-f]{40})/(.+)$")  # where the hub's client keeps it
+COMMIT = re.compile(r"[0-9a-f]{40}")
+CACHED = (  # where the hub's client keeps a file, and where we keep the beginning of one
+    re.compile(r"/datasets--([^/]+)--([^/]+)/snapshots/([0-9a-f]{40})/(.+)$"),
+    re.compile(r"/beginnings/([^/]+)/([^/]+)/([0-9a-f]{40})/(.+)\.first-\d+MB\.jsonl$"),
+)
 
 
 @dataclass(frozen=True)
 class Source:
     """One part of the mixture.
 
-    files: JSON or JSON-lines files, also .gz; `*` is expanded. `hf://datasets/OWNER/NAME@REVISION/PATH` is one of the
-    hub's, fetched into its client's cache; without @REVISION the newest.    layout: `text`, `sharegpt`, `summary`
-    or `completion` (layouts.py).
+    files: JSON or JSON-lines files, also .gz, or parquet; `*` is expanded. `hf://datasets/OWNER/NAME@REVISION/PATH` is
+    one of the hub's, fetched into its client's cache; without @REVISION the newest.    layout: `text`, `sharegpt`,
+    `summary` or `completion` (layouts.py).
+    megabytes: of text from the beginning of each file, which then are the hub's, in lines and at a commit: no more is
+    fetched (data/beginning.py). None: whole files.
     weight: share of the training tokens, relative to the other sources.
     loss: `all` tokens, or `answers` only (the assistant's turns; the summary; the completion).
     template: `chat` (the tokenizer's own chat template) or `vicuna`; only read by `sharegpt`.
@@ -46,6 +55,7 @@ class Source:
     weight: float = 1.0
     loss: str = "all"
     template: str = "vicuna"
+    megabytes: int | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.files, str):
@@ -58,6 +68,8 @@ class Source:
             raise UnknownName("template", self.template, ["chat", "vicuna"])
         if self.weight <= 0:
             raise E2BenchError(f"a data source has weight {self.weight:g}: it must be above 0")
+        if self.megabytes is not None and self.megabytes < 1:
+            raise E2BenchError(f"a data source has megabytes {self.megabytes}: it must be at least 1")
 
     def paths(self, *, fetch: bool = True) -> list[Path]:
         """The files that exist. Raises DataError for a name that matches nothing.
@@ -67,8 +79,10 @@ class Source:
         found = []
         for name in self.files:
             if name.startswith(HUB):
-                found.append(_from_hub(name, fetch))
+                found.append(_from_hub(name, self.megabytes, fetch))
                 continue
+            if self.megabytes is not None:
+                raise E2BenchError(f"megabytes is for files of the hub (hf://…), and {name!r} is none; leave it out")
             path = Path(name).expanduser()
             matches = [path] if path.exists() else [Path(match) for match in sorted(glob.glob(str(path)))]
             if not matches:
@@ -76,32 +90,69 @@ class Source:
             found += matches
         return found
 
+    def fetched_bytes(self) -> int | None:
+        """Of its files on the hub, at most; None where the size of one is not known without asking."""
+        files = [HUB_FILE.fullmatch(name) for name in self.files]
+        known = [published(parts[1], parts[3], parts[2]) for parts in files if parts]
+        if self.megabytes is not None:
+            return self.megabytes * MEGABYTE * len(files)
+        sizes = [one.bytes for one in known if one and one.bytes]
+        return sum(sizes) if len(sizes) == len(files) else None
+
     def hashes(self) -> list[str]:
         """SHA-256 of each file, in the order of `paths`."""
-        return [_hash_at(path, path.stat().st_size, path.stat().st_mtime_ns) for path in self.paths()]
+        return [_hash_of(path) for path in self.paths()]
 
 
-def _from_hub(name: str, fetch: bool) -> Path:
-    """The file in the hub client's cache. Raises E2BenchError for another form, DataError where it cannot be had."""
+def _from_hub(name: str, megabytes: int | None, fetch: bool) -> Path:
+    """The file, or its beginning, in the cache.
+
+    Raises E2BenchError for another form of name, DataError where it cannot be had or has not the published hash.
+    """
     parts = HUB_FILE.fullmatch(name)
     if not parts:
         raise E2BenchError(
             f"{name!r} is no file of a data set on the hub; write hf://datasets/OWNER/NAME@REVISION/PATH, one a file"
         )
     repo, revision, path = parts.groups()
+    known = published(repo, path, revision)
+    command = f"hf download {repo} {path} --repo-type dataset" + (f" --revision {revision}" if revision else "")
+    if known and known.megabytes == megabytes:
+        command = f"e2bench data {known.name}"
+    elif megabytes is not None:
+        command = "the same command again"
     try:
-        return data_file(repo, path, revision, fetch=fetch)
+        if megabytes is not None:
+            return _beginning(repo, path, revision, megabytes, fetch)
+        found = data_file(repo, path, revision, fetch=fetch)
     except DataError as reason:
         raise DataError(
-            f"training data {name} cannot be had: {reason}; on a machine with a network: "
-            f"hf download {repo} {path} --repo-type dataset" + (f" --revision {revision}" if revision else "")
+            f"training data {name} cannot be had: {reason}; on a machine with a network: {command}"
         ) from None
+    if known and known.sha256 not in (None, _hash_of(found)):
+        raise DataError(f"{found} has not the published SHA-256 of {name}; delete it and give the command again")
+    return found
+
+
+def _beginning(repo: str, path: str, revision: str | None, megabytes: int, fetch: bool) -> Path:
+    if revision is None or not COMMIT.fullmatch(revision):
+        raise E2BenchError(f"megabytes needs the file's commit: hf://datasets/{repo}@COMMIT/{path}, 40 hex digits")
+    target = beginning_path(cache_folder(), repo, revision, path, megabytes)
+    if fetch:
+        return fetch_beginning(cache_folder(), repo, revision, path, megabytes)
+    if not target.exists():
+        raise DataError("not fetched yet")
+    return target
 
 
 def _recorded(path: Path) -> str:
     """A file's name in e2_config.json; of the hub's with the commit that was read, as a recipe takes it."""
-    parts = CACHED.search(path.as_posix())
+    parts = next(filter(None, (pattern.search(path.as_posix()) for pattern in CACHED)), None)
     return "hf://datasets/{}/{}@{}/{}".format(*parts.groups()) if parts else path.name
+
+
+def _hash_of(path: Path) -> str:
+    return _hash_at(path, path.stat().st_size, path.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=4096)  # a start asks twice: for the record, and for the key of the tokens
@@ -125,15 +176,23 @@ def documents(source: Source, tokenizer: PreTrainedTokenizerBase) -> Iterator[li
 
 
 def _examples(source: Source) -> Iterator[dict[str, Any]]:
-    """The examples. Raises DataError where the files are no JSON lines: `datasets` has many ways to say so."""
+    """The examples, file by file. Raises DataError where one is neither JSON lines nor parquet, as its name says."""
+    for path in source.paths():
+        kind = "parquet" if path.suffix == ".parquet" else "json"
+        yield from _read(path, kind, _recorded(path))
+
+
+def _read(path: Path, kind: str, name: str) -> Iterator[dict[str, Any]]:
+    """The examples of one file, by `datasets`, which has many ways to say that it cannot be read."""
     from datasets import load_dataset
 
-    files = [glob.escape(str(path)) for path in source.paths()]  # `datasets` looks for patterns in what it is given
+    file = glob.escape(str(path))  # `datasets` looks for patterns in what it is given
     try:
-        yield from load_dataset("json", data_files=files, split="train", streaming=True)
+        yield from load_dataset(kind, data_files=[file], split="train", streaming=True)
     except Exception as error:
-        names = ", ".join(source.files)
-        raise DataError(f"{names} cannot be read as JSON lines: {one_line(error.__cause__ or error)[:200]}") from None
+        reason = one_line(error.__cause__ or error)[:200]
+        what = "parquet" if kind == "parquet" else "JSON lines"
+        raise DataError(f"{name} cannot be read as {what}: {reason}") from None
 
 
 def encode(

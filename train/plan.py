@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -20,6 +21,7 @@ from e2bench.train.cost import (
     rate_for,
     recipe_operations,
 )
+from e2bench.train.data import Source
 from e2bench.train.e2 import max_offset
 from e2bench.train.loading import add_lora, config_and_scaling
 from e2bench.train.recipe import Recipe
@@ -144,7 +146,7 @@ class Plan:
         total = sum(source.weight for source in self.recipe.data)
         return [
             f"{source.weight / total:.0%} {source.layout}, loss on {source.loss}: "
-            f"{', '.join(source.files)} ({_found(source)})"
+            f"{', '.join(map(_short, source.files))} ({_found(source)})"
             for source in self.recipe.data
         ]
 
@@ -206,8 +208,15 @@ def activation_bytes(config: PretrainedConfig, recipe: Recipe) -> int:
     return int(body + 3 * FLOAT32 * tokens * text.vocab_size)
 
 
-def _found(source: Any) -> str:
+def _short(name: str) -> str:
+    """A file's name, a commit in it by its first digits."""
+    return re.sub(r"@([0-9a-f]{7})[0-9a-f]{33}/", r"@\1/", name)
+
+
+def _found(source: Source) -> str:
+    limit = f"of each the first {source.megabytes:,} MB, " if source.megabytes else ""
     try:
-        return f"{len(source.paths(fetch=False))} files"
+        return f"{limit}{len(source.paths(fetch=False))} files"
     except DataError:
-        return "not there yet"
+        size = source.fetched_bytes()
+        return f"{limit}not there yet" + (f": {size / 1e9:.1f} GB to fetch" if size else "")

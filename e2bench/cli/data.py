@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def run(name: str | None) -> None:
     """Fetch a data set and print where it is; without a name list them."""
     from e2bench.data.fetch import fetch, is_verified, size_bytes
-    from e2bench.tasks.corpora import ABOUT, every_set, find_all
+    from e2bench.tasks.corpora import ABOUT, TRAINING, every_set, find_all
 
     if name is not None:
         chosen = name.lower()
@@ -22,14 +22,15 @@ def run(name: str | None) -> None:
             fetched = fetch(archive)
             print(fetched)
             say(f"{'verified' if is_verified(archive, fetched) else 'NOT verified'}: {archive.pin}")
-        say_next(f"e2bench {chosen if chosen in EXPERIMENTS else f'ppl --data {chosen}'} --model MODEL")
+        use = chosen if chosen in EXPERIMENTS else f"ppl --data {chosen}"
+        say_next("e2bench train llama2-7b --dry-run" if chosen in TRAINING else f"e2bench {use} --model MODEL")
         return
     sets: dict[str, list[Archive]] = {}
     for archive in every_set():
         sets.setdefault(archive.part_of or archive.name, []).append(archive)
     for known, files in sets.items():
         about = ABOUT.get(known, f"{files[0].about} ({files[0].repo})")
-        print(f"{known:<12} {_size([size_bytes(archive) for archive in files]):>16}  {about}")
+        print(f"{known:<16} {_size([size_bytes(archive) for archive in files]):>16}  {about}")
     say_next("e2bench data NAME fetches one into the cache and prints where it is")
 
 

@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from e2bench.data.beginning import MEGABYTE, check_beginning, fetch_beginning
 from e2bench.errors import DataError
 from e2bench.files import file_hashes, read_json, sha256_of, write_atomic, write_json
 from e2bench.hub import OFFLINE, data_file, is_online
@@ -38,6 +39,7 @@ class Archive:
     members: which files of a zip archive are taken out, as a glob over their paths; None for a file used as it is.
     without: what to give where there is no network.
     bytes: of what is downloaded, where it is known without asking.
+    megabytes: of text that is fetched from the beginning of a large file in lines; None for the whole file.
     """
 
     name: str
@@ -51,10 +53,16 @@ class Archive:
     part_of: str = ""
     without: str = "--data FOLDER (your own copy) or --data demo (comes with e2bench)"
     bytes: int | None = None
+    megabytes: int | None = None
 
     @property
     def pin(self) -> str:
         """What says which file it is, in words."""
+        if self.megabytes is not None:
+            return (
+                f"the first {self.megabytes:,} MB of {self.filename} of {self.repo} at {self.revision[:12]}; nobody "
+                "publishes a hash of a beginning: the one of what came lies beside it"
+            )
         expected = f"SHA-256 {self.sha256[:16]}…" if self.sha256 else "the hub's SHA-256 for it"
         return f"{self.filename} of {self.repo} at {self.revision[:12]}, {expected}"
 
@@ -71,6 +79,8 @@ def fetch(archive: Archive) -> Path:
 
     Raises DataError when it cannot be fetched or its checksum differs.
     """
+    if archive.megabytes is not None:
+        return _beginning(archive, archive.megabytes)
     target = cache_folder() / f"{archive.name}-{archive.revision[:12]}"
     if not target.exists():
         downloaded = _from_address(archive) if archive.url else _download(archive)
@@ -80,6 +90,13 @@ def fetch(archive: Archive) -> Path:
             return downloaded
         _unpack_into(target, downloaded, archive.members)
     return target
+
+
+def _beginning(archive: Archive, megabytes: int) -> Path:
+    try:
+        return fetch_beginning(cache_folder(), archive.repo, archive.revision, archive.filename, megabytes)
+    except DataError as reason:
+        raise _unfetched(archive, str(reason)) from None
 
 
 def _unpack_into(target: Path, downloaded: Path, members: str) -> None:
@@ -103,7 +120,12 @@ def _unpack_into(target: Path, downloaded: Path, members: str) -> None:
 
 
 def size_bytes(archive: Archive) -> int | None:
-    """Of what is downloaded, as the row or else the hub says it; None where neither can be asked."""
+    """Of what is downloaded, as the row or else the hub says it; None where neither can be asked.
+
+    Of a beginning those of its text: less is downloaded where the file is compressed.
+    """
+    if archive.megabytes is not None:
+        return archive.megabytes * MEGABYTE
     if archive.bytes is not None:
         return archive.bytes
 
@@ -123,6 +145,9 @@ def is_verified(archive: Archive, fetched: Path) -> bool:
 
     False where nothing says what the files should be. Raises DataError for a file that has changed since.
     """
+    if archive.megabytes is not None:
+        check_beginning(fetched)
+        return False
     if fetched.is_file():
         expected = archive.sha256 or hub_hash(fetched)
         if expected is None:
