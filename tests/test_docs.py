@@ -55,6 +55,10 @@ NOT_RUN: dict[str, list[str]] = {
     ],
     "docs/howto/fine-tune-7b.md": [
         "torchrun --nproc-per-node 8 -m e2bench train llama2-7b --dry-run",
+        "e2bench data pile",
+        "e2bench data sharegpt",
+        "e2bench data arxiv-summaries",
+        "e2bench data pubmed-summaries",
         "torchrun --nproc-per-node 8 -m e2bench train llama2-7b --out",
         "e2bench longbench --model results/train/e2-7b --scale 8 --out",
         "e2bench ppl --model results/train/e2-7b --data proof-pile --lengths",

@@ -15,7 +15,7 @@ from e2bench.cli.serve_command import run as serve_command
 from e2bench.errors import E2BenchError, ModelError
 from e2bench.experiments.options import Common
 from e2bench.models.export import export
-from e2bench.models.loading import ModelSpec
+from e2bench.models.loading import ModelSpec, load_config
 from e2bench.models.local import Model
 from e2bench.models.outline import Outline
 from e2bench.models.scaled_config import own_as_native, set_scaling
@@ -178,6 +178,12 @@ def test_an_adapter_is_evaluated_with_the_angles_it_was_tuned_at(words, base, tm
     with model.under(RopeScaling("linear", 4), 64):
         found = torch.tensor(model.rope.in_force())
     torch.testing.assert_close(found.float(), own_angles(base)[0] / 4, rtol=2e-7, atol=0)
+    written = json.loads((tmp_path / "adapter" / "e2_config.json").read_text())
+    del written["native_window"]
+    (tmp_path / "adapter" / "e2_config.json").write_text(json.dumps(written))
+    for load in (Model.load, Outline):
+        with pytest.raises(ModelError, match=r"e2_config\.json names the base's scaling \(llama3\) and has nat"):
+            load(spec)
 
 
 def test_the_untuned_base_is_measured_at_its_own_angles_over_g_with_native_window(base):
@@ -187,6 +193,16 @@ def test_the_untuned_base_is_measured_at_its_own_angles_over_g_with_native_windo
     with model.under(RopeScaling("linear", 2), 64):
         found = torch.tensor(model.rope.in_force())
     torch.testing.assert_close(found.float(), own_angles(base)[0] / 2, rtol=2e-7, atol=0)
+
+
+def test_a_plan_reads_the_config_once(base, monkeypatch):
+    reads: list[dict[str, object]] = []
+    read = AutoConfig.from_pretrained
+    monkeypatch.setattr(AutoConfig, "from_pretrained", lambda *args, **kw: reads.append(kw) or read(*args, **kw))
+    spec = ModelSpec(model=str(base), native_window=TRAINED)
+    loaded = load_config(spec)
+    assert sum("_from_auto" not in one for one in reads) == 1  # the tokenizer's class reads it once more
+    assert native_window(loaded.hf) == TRAINED
 
 
 def test_methods_that_would_replace_the_tuned_angles_are_refused(tuned):

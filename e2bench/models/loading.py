@@ -137,7 +137,7 @@ def load_config(spec: ModelSpec) -> Loaded:
     config = _guarded(spec, lambda: AutoConfig.from_pretrained(**source), "config")
     tokenizer = _tokenizer(spec, source, adapter)
     if "gguf_file" not in source:
-        return Loaded(_own_config(spec, source, adapter).get("config", config), tokenizer)
+        return Loaded(_own_config(spec, source, adapter, config).get("config", config), tokenizer)
     gguf = GgufFile(Path(source["pretrained_model_name_or_path"]) / source["gguf_file"])
     rope = gguf.rope()
     config = _gguf_config(spec, source, rope).get("config", config)
@@ -173,26 +173,39 @@ def _gguf_config(spec: ModelSpec, source: dict[str, Any], rope: GgufRope) -> dic
     return {"config": config}
 
 
-def _own_config(spec: ModelSpec, source: dict[str, Any], adapter: Path | None) -> dict[str, Any]:
+def _own_config(spec: ModelSpec, source: dict[str, Any], adapter: Path | None, config: Any = None) -> dict[str, Any]:
     """The `config` argument of from_pretrained in which the base's own angles are the native rotation; {} elsewhere.
 
     So they are under an adapter that was tuned so (its e2_config.json names the base's scaling), and where
-    --native-window is the window of the checkpoint's own scaling.
+    --native-window is the window of the checkpoint's own scaling.    config: the base's, if it was read already.
     """
-    trained = adapter / "e2_config.json" if adapter else None
-    tuned = read_json(trained) if trained and trained.is_file() else {}
-    native = tuned["native_window"] if tuned.get("base_scaling") else None
+    native = _tuned_window(adapter / "e2_config.json") if adapter else None
     if native is None and spec.native_window is None:
         return {}
     from transformers import AutoConfig
 
     from e2bench.models.scaled_config import own_as_native, scaled_window
 
-    config = _guarded(spec, lambda: AutoConfig.from_pretrained(**source), "config")
+    if config is None:
+        config = _guarded(spec, lambda: AutoConfig.from_pretrained(**source), "config")
     if native is None and spec.native_window != scaled_window(config):
         return {}
     own_as_native(config, native)
     return {"config": config}
+
+
+def _tuned_window(path: Path) -> int | None:
+    """L of an adapter that was tuned at its base's own angles, else None. Raises ModelError for a damaged file."""
+    tuned = read_json(path) if path.is_file() else {}
+    if not tuned.get("base_scaling"):
+        return None
+    native = tuned.get("native_window")
+    if not isinstance(native, int) or native < 1:
+        raise ModelError(
+            f"{path} names the base's scaling ({tuned['base_scaling']}) and has native_window {native!r}, which must "
+            "be its window in tokens; copy the file from the training's folder again"
+        )
+    return native
 
 
 def _source(spec: ModelSpec) -> tuple[dict[str, Any], Path | None]:
