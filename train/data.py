@@ -82,7 +82,9 @@ class Source:
                 found.append(_from_hub(name, self.megabytes, fetch))
                 continue
             if self.megabytes is not None:
-                raise E2BenchError(f"megabytes is for files of the hub (hf://…), and {name!r} is none; set megabytes=null")
+                raise E2BenchError(
+                    f"megabytes is for files of the hub (hf://…), and {name!r} is none; set megabytes=null"
+                )
             path = Path(name).expanduser()
             matches = [path] if path.exists() else [Path(match) for match in sorted(glob.glob(str(path)))]
             if not matches:
