@@ -14,7 +14,9 @@ import pytest
 
 from e2bench.errors import E2BenchError, RunFolderError
 from e2bench.experiments.options import Common
+from e2bench.experiments.perplexity import Perplexity
 from e2bench.suites.entries import read_suite
+from e2bench.suites.plan import Row, _cells_of_all
 from e2bench.suites.trainings import Training, cost_of, measured_rate, work_off_training
 from e2bench.train.plan import make_plan
 from e2bench.train.recipe import load_recipe
@@ -55,6 +57,33 @@ def miniature(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def arms(name: str = CAMPAIGN, **values: object) -> dict[str, Training]:
     return {p.name: p for p in read_suite(name, Common.read({}), values).pieces if isinstance(p, Training)}
+
+
+def rows_of(plan: str, name: str) -> list[list[str]]:
+    """The cells of a plan's rows with this in them."""
+    lines = [line.split("│")[1:-1] for line in plan.splitlines() if name in line and "│" in line]
+    return [[cell.strip() for cell in line] for line in lines]
+
+
+def test_arms_that_are_not_trained_yet_are_planned_once_together(miniature, cli, monkeypatch) -> None:
+    plans: list[object] = []
+    plan = Perplexity.plan
+    monkeypatch.setattr(Perplexity, "plan", lambda self, *given: plans.append(self) or plan(self, *given))
+    pieces = ["base/ppl-linear", "plain/ppl-linear", "plain/ppl-none", "pi/ppl-linear"]
+    planned = cli("suite", CAMPAIGN, *miniature, "--dry-run", *(part for one in pieces for part in ("--only", one)))
+    assert planned.code == 0 and len(plans) == 2
+    rows = rows_of(planned.out, "ppl-")
+    assert [row[0] for row in rows] == pieces  # in the suite's order
+    assert rows[0][1:] == rows[1][1:] == rows[3][1:]
+    known = rows_of(planned.out, "all")[-1]
+    assert float(known[4]) == pytest.approx(4 * float(rows[0][4]), rel=0.1)  # two digits of each
+    assert "base/ppl-linear, plain/ppl-linear, pi/ppl-linear:" in " ".join(planned.err.split())
+
+
+def test_hours_of_all_are_a_lower_bound_where_some_are_unknown() -> None:
+    ppl, ruler = Row("ppl", 1, 0, 1, 0.25, 1.0), Row("ruler", 1, 0, 1, None, 1.0)
+    assert _cells_of_all([ppl, ruler], False)[4] == "over 0.25"
+    assert _cells_of_all([ppl, ppl], False)[4] == "0.5" and _cells_of_all([ruler], False)[4] == "?"
 
 
 def test_one_arm_is_planned_trained_and_measured_and_nothing_is_done_twice(miniature, cli, tmp_path: Path) -> None:

@@ -64,9 +64,22 @@ def test_the_plan_tells_hours_memory_and_disk_for_several_numbers_of_gpus():
         rows["8 GPUs"]
         == f"{plan.hours(8):,.1f} h, {(16 * plan.parameters / 8 + plan.activation_bytes) / 2**30:.2f} GiB a GPU"
     )
-    assert rows["64 GPUs"] == "batch_size 16 cannot be divided by micro_batch 1 × 64"
+    assert rows["64 GPUs"].startswith(f"{plan.hours(64):,.1f} h, ") and rows["64 GPUs"].endswith(
+        " GiB a GPU with batch_size=64 steps=7500"  # as many tokens
+    )
     assert rows["disk"].startswith(f"30 checkpoints of {16 * plan.parameters / 2**30:.2f} GiB (all are kept)")
     assert "27,005 tokens/s of a 1.3 B model" in rows["hours from"] and "measured on one H100" in rows["hours from"]
+
+
+def test_where_rows_cannot_be_shared_a_plan_says_with_what_they_can():
+    recipe = load_recipe("smollm2-campaign")  # 32 rows a step, 8 a pass
+    plan = make_plan(recipe)
+    rows = dict(plan.rows())
+    half = 16 * plan.trained + 4 * (plan.parameters - plan.trained) + plan.activation_bytes // 2
+    assert rows["8 GPUs"] == f"{plan.hours(8):.2g} h, {half / 2**30:.2f} GiB a GPU with micro_batch=4"
+    changed = rows["64 GPUs"].split(" with ")[1]
+    assert changed == "micro_batch=1 batch_size=64 steps=135" and recipe.batch_size * recipe.steps == 64 * 135
+    assert make_plan(load_recipe("smollm2-campaign", changed.split())).tokens_per_step == 2 * plan.tokens_per_step
 
 
 def test_a_rate_is_the_measured_one_where_it_was_measured():

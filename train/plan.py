@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -90,12 +91,20 @@ class Plan:
         return tokens * self.operations / self.rate.operations_per_s / gpus / 3600
 
     def _on(self, gpus: int) -> str:
+        """Cost on so many GPUs; where rows cannot be shared among them, after the changes that it names."""
         recipe = self.recipe
-        if recipe.batch_size % (recipe.micro_batch * gpus):
-            return f"batch_size {recipe.batch_size} cannot be divided by micro_batch {recipe.micro_batch} × {gpus}"
+        rows = math.lcm(recipe.batch_size, gpus) if recipe.batch_size % gpus else recipe.batch_size
+        micro = max(size for size in range(1, recipe.micro_batch + 1) if rows // gpus % size == 0)
+        changes = [f"micro_batch={micro}"] if micro != recipe.micro_batch else []
+        if rows != recipe.batch_size:
+            steps = -(-recipe.steps * recipe.batch_size // rows)
+            changes += [f"batch_size={rows} steps={steps}"]
         state = state_bytes(self.parameters, self.trained, recipe.sharding, gpus, self.narrow)
+        size = self._gib(state + self.activation_bytes * micro // recipe.micro_batch)
         hours = self.hours(gpus)
-        return f"{'?' if hours is None else f'{hours:,.1f}'} h, {self._gib(state + self.activation_bytes)} a GPU"
+        given = f" with {' '.join(changes)}" if changes else ""
+        shown = "?" if hours is None else f"{hours:,.1f}" if hours >= 1 else f"{hours:.2g}"
+        return f"{shown} h, {size} a GPU{given}"
 
     def _disk(self) -> str:
         recipe = self.recipe

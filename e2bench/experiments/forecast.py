@@ -110,12 +110,27 @@ def forecast(
     outline: from `outline_of`.    results: folder whose finished runs tell the rate; None: the run's own and beside it.
     otherwise: the rate where they tell none.
     """
-    rule = experiment.rule(outline, with_preset(common)).searched(factors_of(common))
-    plan = experiment.plan(outline, rule, common, experiment.inputs(common))
+    return forecasts(experiment, [common], outline, results, otherwise)[0]
+
+
+def forecasts(
+    experiment: Experiment,
+    runs: Sequence[Common],
+    outline: Any,
+    results: Path | None = None,
+    otherwise: Rate | None = None,
+) -> list[Forecast]:
+    """`forecast` of runs that differ in their folders alone, and so have one plan, which is made once."""
+    first = runs[0]
+    rule = experiment.rule(outline, with_preset(first)).searched(factors_of(first))
+    plan = experiment.plan(outline, rule, first, experiment.inputs(first))
     try:
-        folder = common.out or Path("results") / experiment.folder_name(outline.name, rule, plan)
-        rate = rate_of(experiment, outline, results or folder.parent, invariant=common.batch_invariant) or otherwise
-        return _forecast(experiment, plan, outline, folder, rate, fresh=common.fresh)
+        found = []
+        for common in runs:
+            folder = common.out or Path("results") / experiment.folder_name(outline.name, rule, plan)
+            rate = rate_of(experiment, outline, results or folder.parent, invariant=common.batch_invariant) or otherwise
+            found.append(_forecast(experiment, plan, outline, folder, rate, fresh=common.fresh))
+        return found
     finally:
         plan.close()
 

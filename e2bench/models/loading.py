@@ -128,6 +128,7 @@ def load_weights(spec: ModelSpec) -> Loaded:
     return Loaded(hf, _fitted(spec, gguf, tokenizer), *window)
 
 
+@one_reading()
 def load_config(spec: ModelSpec) -> Loaded:
     """Config and tokenizer without the weights: `hf` is the config. Raises ModelError as `load_weights` does."""
     from transformers import AutoConfig

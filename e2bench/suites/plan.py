@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from e2bench.errors import E2BenchError, printable
-from e2bench.experiments.forecast import Forecast, Rate, forecast, outline_of
+from e2bench.experiments.forecast import Forecast, Rate, forecasts, outline_of
 from e2bench.experiments.forecast_table import UNKNOWN, gib, hours, notes, tokens
 from e2bench.experiments.loading import with_preset
 from e2bench.experiments.options import OF_A_MODEL, Common
@@ -42,20 +42,20 @@ def planned(suite: Suite, *, dry_run: bool) -> list[Row]:
 
     dry_run: say what the runs would say of their data and settings, and let weights and texts of trainings be missing.
     """
-    outlines: dict[Hashable, Any] = {}
     costs = {piece.title: _cost(suite, piece) for piece in suite.wanted if isinstance(piece, Training)}
-    rows = []
+    rows: dict[int, Row] = {}
     for piece in suite.wanted:
         if isinstance(piece, Training):
             if not piece.is_done:
                 with suite.file.at(piece.line, piece.title):
                     check(piece, weights=not dry_run)
-            rows.append(_training_row(suite, piece, costs))
-        else:
-            if not dry_run:
-                _check_trained(suite, piece)
-            rows.append(_run_row(suite, piece, outlines, aloud=dry_run))
-    return rows
+            rows[id(piece)] = _training_row(suite, piece, costs)
+        elif not dry_run:
+            _check_trained(suite, piece)
+    outlines: dict[Hashable, Any] = {}
+    for alike in _alike([piece for piece in suite.wanted if isinstance(piece, Entry)]):
+        rows |= _run_rows(suite, alike, outlines, aloud=dry_run)
+    return [rows[id(piece)] for piece in suite.wanted]
 
 
 def _cost(suite: Suite, training: Training) -> Cost:
@@ -102,26 +102,46 @@ def _check_trained(suite: Suite, entry: Entry) -> None:
         raise E2BenchError(f"{entry.title} needs {training.out}, which is not there: add --only {training.title}")
 
 
-def _run_row(suite: Suite, entry: Entry, outlines: dict[Hashable, Any], *, aloud: bool) -> Row:
-    found = _forecast(suite, entry, outlines, aloud)
+def _alike(entries: Sequence[Entry]) -> list[list[Entry]]:
+    """Runs that have one plan, together: of one experiment over one model, or over arms that are not trained yet."""
+    groups: list[tuple[Any, list[Entry]]] = []
+    for entry in entries:
+        what = entry.experiment, _untrained(entry).replaced(out=None)
+        same = next((group for known, group in groups if known == what), None)
+        if same is None:
+            groups.append((what, same := []))
+        same.append(entry)
+    return [group for _, group in groups]
+
+
+def _untrained(entry: Entry) -> Common:
+    """The run's settings, over its arm's base until the arm is trained: that has the same shape."""
+    if entry.training and not entry.training.is_done:
+        return entry.common.replaced(model=entry.training.recipe.base)
+    return entry.common
+
+
+def _run_rows(suite: Suite, alike: list[Entry], outlines: dict[Hashable, Any], *, aloud: bool) -> dict[int, Row]:
+    """A row for each of some runs that have one plan."""
+    for entry in alike:
+        with suite.file.at(entry.line, entry.title):
+            if not entry.common.fresh:
+                check_folder_early(entry.experiment, Path(str(entry.common.out)), entry.common.engine)
+    first = alike[0]
+    runs = [_untrained(entry) for entry in alike]
+    key = loaded_as(runs[0]), runs[0].is_served and first.experiment.needs  # of a server what it must be able to do
+    with suite.file.at(first.line, first.title), nullcontext() if aloud else hushed():
+        say(f"{', '.join(str(Path(str(entry.common.out)).relative_to(suite.out)) for entry in alike)}:")
+        if key not in outlines:
+            outlines[key] = outline_of(runs[0], first.experiment)
+        otherwise = _stand_in(suite, first.experiment.name)
+        found = forecasts(first.experiment, runs, outlines[key], suite.out, otherwise)
+    return {id(entry): _run_row(entry, one) for entry, one in zip(alike, found, strict=True)}
+
+
+def _run_row(entry: Entry, found: Forecast) -> Row:
     source = found.rate.source if found.rate is not None and found.hours else ""
     return Row(entry.title, found.inputs, found.done, found.tokens, found.hours, found.gib, source, found=found)
-
-
-def _forecast(suite: Suite, entry: Entry, outlines: dict[Hashable, Any], aloud: bool) -> Forecast:
-    common, out = entry.common, Path(str(entry.common.out))
-    with suite.file.at(entry.line, entry.title):
-        if not common.fresh:
-            check_folder_early(entry.experiment, out, common.engine)
-        if entry.training and not entry.training.is_done:  # until then its base has the same shape
-            common = common.replaced(model=entry.training.recipe.base)
-        key = loaded_as(common), common.is_served and entry.experiment.needs  # of a server what it must be able to do
-        with nullcontext() if aloud else hushed():
-            say(f"{out.relative_to(suite.out)}:")
-            if key not in outlines:
-                outlines[key] = outline_of(common, entry.experiment)
-            otherwise = _stand_in(suite, entry.experiment.name)
-            return forecast(entry.experiment, common, outlines[key], suite.out, otherwise)
 
 
 def loaded_as(common: Common) -> Hashable:
@@ -163,10 +183,18 @@ def _cells_of_all(rows: Sequence[Row], trains: bool) -> tuple[str, ...]:
         "all",
         *(f"{count:,}" for count in (sum(row.inputs for row in rows), sum(row.done for row in rows))),
         tokens(None if read is None else int(read), any(row.found and row.found.sampled for row in rows)),
-        hours(_total([row.hours for row in rows])),
+        _hours_of_all(rows),
         UNKNOWN if None in most else gib(max((value for value in most if value is not None), default=0.0)),
     )
     return (*cells, gib(sum(row.disk for row in rows) / 2**30)) if trains else cells
+
+
+def _hours_of_all(rows: Sequence[Row]) -> str:
+    """Their sum; of some of them a lower bound."""
+    known = [row.hours for row in rows if row.hours is not None]
+    if len(known) == len(rows) or not sum(known):
+        return hours(_total([row.hours for row in rows]))
+    return f"over {hours(sum(known))}"
 
 
 def _legend(rows: Sequence[Row], trains: bool) -> list[str]:
