@@ -75,7 +75,7 @@ def test_where_rows_cannot_be_shared_a_plan_says_with_what_they_can():
     recipe = load_recipe("smollm2-campaign")  # 32 rows a step, 8 a pass
     plan = make_plan(recipe)
     rows = dict(plan.rows())
-    half = 16 * plan.trained + 4 * (plan.parameters - plan.trained) + plan.activation_bytes // 2
+    half = plan.state_bytes + plan.activation_bytes // 2  # no part of the state is sharded
     assert rows["8 GPUs"] == f"{plan.hours(8):.2g} h, {half / 2**30:.2f} GiB a GPU with micro_batch=4"
     changed = rows["64 GPUs"].split(" with ")[1]
     assert changed == "micro_batch=1 batch_size=64 steps=135" and recipe.batch_size * recipe.steps == 64 * 135
