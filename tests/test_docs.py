@@ -52,6 +52,9 @@ NOT_RUN: dict[str, list[str]] = {
         "e2bench suite smollm2-campaign --dtype bfloat16 --dry-run",
         "e2bench suite smollm2-campaign --dtype bfloat16 --only plain --only",
         "e2bench suite smollm2-campaign --dtype bfloat16",
+        "python -m e2bench.train.collect_text --out data/collected --megabytes 24",
+        "e2bench train smollm2-cpu --out",
+        "e2bench train smollm2-cpu method=none --out",
     ],
     "docs/howto/fine-tune-7b.md": [
         "torchrun --nproc-per-node 8 -m e2bench train llama2-7b --dry-run",
