@@ -113,7 +113,9 @@ def test_tasks_lists_every_task_of_every_experiment(cli: Cli) -> None:
 def test_data_without_a_name_lists_the_public_sets(cli: Cli) -> None:
     ended = cli("data")
     assert ended.code == 0
-    assert [line.split()[0] for line in ended.out.splitlines()] == ["longbench", "longbench2", "proof-pile", "ruler"]
+    names = [line.split()[0] for line in ended.out.splitlines()]
+    assert names[:4] == ["longbench", "longbench2", "proof-pile", "ruler"]
+    assert names[4:] == ["pile", "sharegpt", "arxiv-summaries", "pubmed-summaries"]  # of trainings
     assert "114 MB" in ended.out and "465 MB" in ended.out and "over 78 MB" in ended.out
     assert "next: e2bench data NAME" in ended.err
 
