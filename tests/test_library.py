@@ -8,12 +8,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 
 import e2bench
 from e2bench.rope.methods import RopeScaling
+from e2bench.runs.folder import RunFolder
 from e2bench.tasks.demo import write_longbench
 
 FIXED = {"docs": 1, "max_windows": 2, "doc_tokens": "512", "min_tokens": 512, "stride": 64}
@@ -54,6 +56,19 @@ def test_a_run_that_is_refused_leaves_the_model_as_it_was(model: Any, tmp_path: 
     with pytest.raises(e2bench.E2BenchError, match="scale"):
         e2bench.run("longbench", model, scale=4, **longbench)
     assert model.rope.scaling is None and torch.equal(model.token_nll(ids), before)
+
+
+def test_a_run_that_breaks_off_leaves_the_model_as_it_was(
+    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the midst of a batch, with the user's own scale in force, and the traceback kept, as notebooks keep it."""
+    monkeypatch.setattr(RunFolder, "append", Mock(side_effect=OSError("the disk is full")))
+    with model.scaled("linear", 2):
+        own = model.rope.in_force()
+        with pytest.raises(OSError, match="the disk is full") as kept:
+            e2bench.run("longbench", model, scale=4, data="demo", tasks="trec", limit=2, out=tmp_path / "run")
+        assert kept.tb is not None and model.rope.in_force() == own
+    assert model.rope.scaling is None and model.rope.in_force() != own
 
 
 def test_run_leaves_the_files_of_the_command(

@@ -231,7 +231,7 @@ def test_a_wrong_answer_gives_one_clear_line(server, tokenizer, answer, error, m
 def test_a_window_beyond_the_servers_context_is_refused(server, tokenizer):
     model = connect(server, tokenizer)
     with pytest.raises(E2BenchError, match="context is 1024 tokens, the window 2048: give --window 1024"):
-        model.rope.set(None, 2048)
+        model.rope.check_length(2048)
     with pytest.raises(E2BenchError, match="context is 1024"):
         model.needed_bytes(1025)
     assert model.needed_bytes(1024) == 0

@@ -108,18 +108,14 @@ def run_plan(experiment: Experiment, common: Common, model: Any, rule: ScaleRule
     if plan.scaling is not None:
         model.check_scaling(plan.scaling)
     out = common.out or Path("results") / experiment.folder_name(model.name, rule, plan)
-    try:
-        if plan.scaling is not None:
-            model.rope.set(plan.scaling, plan.length)  # what run.json shows as in force
+    with model.rope.using(plan.scaling, plan.length):  # what run.json shows as in force
         folder = open_run(experiment, common, model, rule, plan, processes, out)
-    finally:
-        model.rope.restore()
     check_alike(folder.manifest["resolved"], processes)
     is_taken = common.out is None and not common.fresh and folder.is_another()
     if is_taken:  # by a run of the same name, with other settings than the name says
         folder.path = out = Path(f"{out}-{digest(folder.manifest['resolved'], experiment.chooses())}")
         say(f"the default folder holds another run: this one is in {out}")
-    with folder:
+    with folder, model.rope.using(None):
         model.home = out
         measure(plan, folder, processes, title=experiment.name)
         done = finish_run(out, processes)

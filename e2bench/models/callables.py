@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from e2bench.errors import E2BenchError
@@ -22,11 +23,9 @@ class NoRope:
     A function's positions are its own matter; those of a server that is started here are its command line's.
     """
 
-    def set(self, scaling: RopeScaling | None, length: int | None = None) -> None:
+    def using(self, scaling: RopeScaling | None, length: int | None = None) -> AbstractContextManager[None]:
         """Nothing can be changed."""
-
-    def restore(self) -> None:
-        """Nothing was changed."""
+        return nullcontext()
 
     def in_force(self) -> list[float]:
         """Inverse frequencies: unknown."""

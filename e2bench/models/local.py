@@ -136,7 +136,7 @@ class Model(Body):
     def under(self, scaling: RopeScaling | None, length: int) -> Iterator[None]:
         """`scaling` in force inside (None: the checkpoint's own), for inputs of `length` tokens."""
         self.check_scaling(scaling)
-        with self.rope.using(scaling or RopeScaling("checkpoint"), length):
+        with self.rope.using(scaling, length):
             yield
 
     # losses, answers, attention

@@ -56,12 +56,8 @@ class Generation:
 class Rope(Protocol):
     """The RoPE scaling of a model, as far as it can be changed."""
 
-    def set(self, scaling: RopeScaling, length: int | None = None) -> None:
-        """Put a scaling in force for inputs of `length` tokens."""
-        ...
-
-    def restore(self) -> None:
-        """Put the checkpoint's own frequencies back."""
+    def using(self, scaling: RopeScaling | None, length: int | None = None) -> AbstractContextManager[None]:
+        """Inside, a scaling is in force for inputs of `length` tokens; None: the checkpoint's own."""
         ...
 
     def in_force(self) -> list[float]:

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,16 +79,18 @@ class ServerRope:
     def __init__(self, context: int | None) -> None:
         self.context = context
 
-    def set(self, scaling: RopeScaling | None, length: int | None = None) -> None:
+    def using(self, scaling: RopeScaling | None, length: int | None = None) -> AbstractContextManager[None]:
+        """Nothing can be changed. Refuses a window beyond the server's context."""
+        self.check_length(length)
+        return nullcontext()
+
+    def check_length(self, length: int | None) -> None:
         """Refuse a window beyond the server's context."""
         if length is not None and self.context is not None and length > self.context:
             raise E2BenchError(
                 f"the server's context is {self.context} tokens, the window {length}: give --window {self.context}, or "
                 "start the server with a longer one (e2bench serve-command)"
             )
-
-    def restore(self) -> None:
-        """Nothing was changed."""
 
     def in_force(self) -> list[float]:
         """Inverse frequencies: the server does not tell them."""
@@ -163,7 +165,7 @@ class ServedModel(Remote):
 
     def needed_bytes(self, tokens: int, rows: int = 1) -> int:
         """Uses no local memory. Raises E2BenchError for more tokens than the server's context."""
-        self.rope.set(None, tokens)
+        self.rope.check_length(tokens)
         return 0
 
     def decode_rows(self, tokens: int) -> int:

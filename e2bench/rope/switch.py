@@ -189,11 +189,11 @@ class RopeSwitch:
         self.scaling = None
 
     @contextmanager
-    def using(self, scaling: RopeScaling, length: int | None = None) -> Iterator[None]:
-        """`set` on entry; what was in force before, on exit."""
+    def using(self, scaling: RopeScaling | None, length: int | None = None) -> Iterator[None]:
+        """`scaling` in force inside (None: the checkpoint's own); what was in force before, on exit."""
         before, before_length = self.scaling, self._length
-        self.set(scaling, length)
         try:
+            self.set(scaling or RopeScaling("checkpoint"), length)
             yield
         finally:
             self.restore() if before is None else self.set(before, before_length)
