@@ -302,13 +302,47 @@ def test_other_numbers_that_could_be_l_are_named_with_the_flag(copy: Path, confi
     assert found(load(copy, native_window=4096), "native window").level == OK
 
 
-@pytest.mark.parametrize(("longest", "level"), [(512, OK), (2048, NOTE)])
-def test_a_tokenizer_that_ends_at_g_times_l_bears_the_config_out(copy: Path, longest: int, level: str) -> None:
-    """As in what `e2bench export` writes."""
-    rope = json.loads((copy / "config.json").read_text())["rope_parameters"]
-    change(copy / "config.json", rope_parameters={**rope, "rope_type": "linear", "factor": 4.0})
-    change(copy / "tokenizer_config.json", model_max_length=longest)
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
+
+
+@pytest.mark.parametrize(
+    ("rope", "longest", "level"),
+    [
+        ({"rope_type": "linear", "factor": 4.0}, 512, OK),  # as `e2bench export` and Vicuna write it
+        ({"rope_type": "linear", "factor": 4.0}, None, NOTE),  # 128 may be L as well as 128 / 4
+        ({"rope_type": "linear", "factor": 4.0}, 2048, NOTE),
+        (YARN, 512, OK),
+        (YARN, None, OK),
+        (YARN, 2048, NOTE),
+        ({}, 128, OK),
+    ],
+)
+def test_a_number_that_is_g_times_l_bears_l_out(
+    copy: Path, rope: dict[str, Any], longest: int | None, level: str
+) -> None:
+    plain = json.loads((copy / "config.json").read_text())["rope_parameters"]
+    change(copy / "config.json", max_position_embeddings=128, rope_parameters={**plain, **rope})
+    change(copy / "tokenizer_config.json", model_max_length=longest or 10**30)
+    window = found(load(copy), "native window")
+    assert (window.level, "L = 128" in window.found) == (level, True)
+    change(copy / "config.json", max_position_embeddings=512 if rope is YARN else 128)
     assert found(load(copy), "native window").level == level
+
+
+@pytest.mark.parametrize("name", ["e2_config.json", "e2bench_export.json"])
+def test_l_as_it_was_tuned_or_exported_settles_which_number_it_is(copy: Path, name: str) -> None:
+    plain = json.loads((copy / "config.json").read_text())["rope_parameters"]
+    change(
+        copy / "config.json",
+        max_position_embeddings=512,
+        rope_parameters={**plain, "rope_type": "linear", "factor": 4.0},
+    )
+    (copy / name).write_text('{"native_window": 512}')
+    assert found(load(copy), "native window").level == OK
+    (copy / name).write_text('{"native_window": 128}')
+    window = found(load(copy), "native window")
+    assert window.level == NOTE and window.advice == "if L is another one, give it: --native-window 128"
+    assert found(load(copy, native_window=128), "native window").level == OK
 
 
 # ---- 6. remote code

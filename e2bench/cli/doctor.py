@@ -22,7 +22,7 @@ def run(common: Common, *, data: str | None, as_json: bool) -> None:
     else:
         _show(findings)
         if not wrong:
-            say_next(f"e2bench ppl --model {common.model or 'MODEL'}")
+            say_next(f"e2bench ppl --model {common.model}" if common.model else "e2bench ppl")
     if wrong:
         raise E2BenchError(f"doctor: {len(wrong)} of {len(findings)} checks found what would make a number wrong")
 

@@ -44,7 +44,8 @@ def _scaling(model: Any, common: Common) -> Finding:
     window = rule.window(common.window)
     scaling = rule.scaling(window)
     model.check_scaling(scaling)
-    covered = f"g = {scaling.factor:g} ({scaling.method}) for {short_length(window)} tokens"
+    method = scaling.row.label if scaling.row.own else scaling.method
+    covered = f"g = {scaling.factor:g} ({method}) for {short_length(window)} tokens"
     return Finding("scale", OK, f"{covered}; L = {short_length(model.native_window)}")
 
 

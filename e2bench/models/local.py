@@ -62,11 +62,12 @@ class Model(Body):
                 raise RunFailed(f"out of memory when {spec.name} was tried on a hundred tokens; free some") from None
             if spec.compile:
                 compile_pass(model)
-            tell_window(loaded.hf.config, loaded.tokenizer, model.native_window, spec.native_window)
-            tell_layers(loaded.hf.config)
-            _ = model.eos_ids  # refuses what is none
             if loaded.own_factor is not None:  # a scaling that only the file has
                 model.own_scaling = RopeScaling("checkpoint", loaded.own_factor)
+            said: dict[str, Any] = {"given": spec.native_window, "own": model.own_scaling, "folder": Path(spec.path)}
+            tell_window(loaded.hf.config, loaded.tokenizer, model.native_window, **said)
+            tell_layers(loaded.hf.config)
+            _ = model.eos_ids  # refuses what is none
         model.findings = findings
         return model
 

@@ -2,39 +2,50 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from e2bench.files import read_json
 from e2bench.models.findings import NOTE, OK, find
-from e2bench.rope.config import SCALED_LAYERS, checkpoint_scaling, rope_config, text_config, window_candidates
+from e2bench.rope.config import SCALED_LAYERS, rope_config, text_config, window_candidates
+from e2bench.rope.methods import RopeScaling
 
 CHECK = "native window"
+RECORDS = ("e2_config.json", "e2bench_export.json")  # of `e2bench train`, of `e2bench export`
 
 
-def tell_window(config: Any, tokenizer: Any, native: int, given: int | None) -> None:
+def tell_window(
+    config: Any, tokenizer: Any, native: int, *, given: int | None, own: RopeScaling | None, folder: Path
+) -> None:
     """Name L and every other number that could be it, with the flag that takes it.
 
-    A tokenizer that ends at g·L, with the config's own g, bears the config out.
+    own: the checkpoint's scaling; a number that is g·L is its extended window, and bears L out.
+    folder: of the model or adapter; L as it was when e2bench tuned or exported it settles the question.
     """
-    candidates = window_candidates(config)
-    if isinstance(longest := getattr(tokenizer, "model_max_length", None), int) and 1 < longest < 1e9:
-        scaling = checkpoint_scaling(config)
-        if scaling is not None and longest == scaling.factor * native and not given:
-            find(CHECK, OK, f"L = {native:,}; g·L = {longest:,} is the tokenizer's model_max_length too")
-            return
-        candidates["the tokenizer's model_max_length"] = longest
-    others = {where: value for where, value in candidates.items() if value != native}
-    taken = "--native-window" if given else next((w for w, v in candidates.items() if v == native), "the file")
+    extended = int(own.factor * native) if own else native
+    recorded, candidates = _recorded(folder), window_candidates(config, getattr(tokenizer, "model_max_length", None))
+    equal = (where for where, value in {**candidates, **recorded}.items() if value == native)
+    taken = "--native-window" if given else next(equal, "the file")
+    known = {native} if recorded else {native, extended}
+    others = {where: value for where, value in (recorded or candidates).items() if value not in known}
     if given or not others:
-        find(CHECK, OK, f"L = {native:,} ({taken})")
+        find(CHECK, OK, f"L = {native:,} ({taken})" + (f"; g·L = {extended:,}" if extended > native else ""))
         return
-    named = ", ".join(f"{where} {value:,}" for where, value in others.items())
+    named = ", ".join(f"{where} is {value:,}" for where, value in others.items())
+    flags = " or ".join(f"--native-window {value}" for value in dict.fromkeys(others.values()))
     find(
         CHECK,
         NOTE,
-        f"L = {native:,} ({taken}); the config also says {named}",
+        f"L = {native:,} ({taken}), but {named}",
         "g = window / L, so another L is another g",
-        f"if one of these is the window of pretraining, give it: --native-window {next(iter(others.values()))}",
+        f"if L is another one, give it: {flags}",
     )
+
+
+def _recorded(folder: Path) -> dict[str, int]:
+    """L in tokens by the file in which e2bench wrote it down; {} where it did not."""
+    found = {name: read_json(folder / name).get("native_window") for name in RECORDS if (folder / name).is_file()}
+    return {f"native_window in {name}": value for name, value in found.items() if isinstance(value, int)}
 
 
 def tell_layers(config: Any) -> None:

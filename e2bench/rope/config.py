@@ -11,6 +11,8 @@ from e2bench.rope.own import fixed_angles
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
+MAX_POSITIONS = "max_position_embeddings"
+WINDOW_FIELDS = (MAX_POSITIONS, "original_max_position_embeddings", "model_max_length", "seq_length")
 SCALED_LAYERS = "full_attention"  # of models with one RoPE per layer type, sliding layers never see far positions
 
 
@@ -45,17 +47,20 @@ def native_window(config: PretrainedConfig) -> int:
     return int(window)
 
 
-def window_candidates(config: PretrainedConfig) -> dict[str, int]:
-    """Numbers of a config that could be L, by where they stand; with them L of a scaling that is inside already."""
-    text, found = text_config(config), {}
-    for name in ("max_position_embeddings", "original_max_position_embeddings", "model_max_length", "seq_length"):
-        value = getattr(text, name, None) or rope_config(config).get(name)
-        if isinstance(value, int | float) and 1 < value < 1e9:
-            found[name] = int(value)
-    factor = float(rope_config(config).get("factor") or 1.0)
-    if factor > 1 and "original_max_position_embeddings" not in found and "max_position_embeddings" in found:
-        found[f"max_position_embeddings / factor {factor:g}"] = int(found["max_position_embeddings"] / factor)
-    return found
+def window_candidates(config: PretrainedConfig, longest: Any = None) -> dict[str, int]:
+    """Numbers that could be L, by where they stand; with them L of a scaling that may be in one of them already.
+
+    longest: the tokenizer's model_max_length.
+    """
+    text, parameters = text_config(config), rope_config(config)
+    found = {name: getattr(text, name, None) or parameters.get(name) for name in WINDOW_FIELDS}
+    found["the tokenizer's model_max_length"] = longest
+    numbers = {name: int(value) for name, value in found.items() if isinstance(value, int | float) and 1 < value < 1e9}
+    factor, most = float(parameters.get("factor") or 1.0), numbers.get(MAX_POSITIONS)
+    is_extended = "original_max_position_embeddings" not in numbers and most and factor * most not in numbers.values()
+    if factor > 1 and most and is_extended:
+        numbers[f"{MAX_POSITIONS} / factor {factor:g}"] = int(most / factor)
+    return numbers
 
 
 def checkpoint_scaling(config: PretrainedConfig) -> RopeScaling | None:
