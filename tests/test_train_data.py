@@ -186,13 +186,17 @@ def test_prompts_and_completions_are_joined_as_they_stand(tokenizer, tmp_path):
     assert "<s>The key is 7.</s>" in tokenizer.decode(row["input_ids"])
 
 
-def test_a_missing_or_wrong_file_is_named(tokenizer, tmp_path):
+def test_a_missing_or_wrong_file_is_named(tokenizer, tmp_path, capfd):
     with pytest.raises(DataError, match=r"'nowhere/\*.jsonl' does not exist"):
         rows_of(["nowhere/*.jsonl"], tokenizer, 1)
     path = tmp_path / "other.jsonl"
     path.write_text('{"content": "x"}\n')
     with pytest.raises(DataError, match=r"other.jsonl: no example of layout 'text'"):
         rows_of([path], tokenizer, 1)
+    path.write_text("Once upon a time.\n")
+    with pytest.raises(DataError, match=r"^other\.jsonl cannot be read as JSON lines: "):
+        rows_of([path], tokenizer, 1)
+    assert "Failed to load" not in capfd.readouterr().err  # as `datasets` logs it
     with pytest.raises(UnknownName, match="did you mean 'sharegpt'"):
         Source(["x"], layout="sharegtp")
     with pytest.raises(E2BenchError, match="weight 0"):

@@ -6,6 +6,7 @@ files -> examples -> token ids, once, into the cache (tokens.py) -> pieces -> mi
 from __future__ import annotations
 
 import glob
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -188,6 +189,7 @@ def _read(path: Path, kind: str, name: str) -> Iterator[dict[str, Any]]:
     """The examples of one file, by `datasets`, which has many ways to say that it cannot be read."""
     from datasets import load_dataset
 
+    logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)  # what it logs, the error below says
     file = glob.escape(str(path))  # `datasets` looks for patterns in what it is given
     try:
         yield from load_dataset(kind, data_files=[file], split="train", streaming=True)
