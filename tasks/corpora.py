@@ -29,7 +29,7 @@ DATASETS = {
             "15d61c22d92c96900b3c4948b6aeea218d3214b676a65df48e7b8555604c7fe2",
             None,
             "LongBench v2, 503 questions (formerly THUDM/LongBench-v2), and its prompts from GitHub",
-            without="--data FOLDER with its data.json, and --prompts FOLDER with the prompts",
+            without="--data FOLDER with its data.json, and --prompts FOLDER with the prompts; or --data demo",
             bytes=465_490_535,
         ),
         Archive(
@@ -126,7 +126,7 @@ LONGBENCH2_PROMPTS = {
         "a prompt of LongBench v2",
         f"https://raw.githubusercontent.com/THUDM/LongBench/{REVISION}/prompts/{name}",
         "longbench2",
-        f"--prompts FOLDER with the files of github.com/THUDM/LongBench/tree/{REVISION[:7]}/prompts",
+        f"--prompts FOLDER with the files of github.com/THUDM/LongBench/tree/{REVISION[:7]}/prompts, or --data demo",
     )
     for name, sha256 in PROMPT_SHA256.items()
 }

@@ -172,11 +172,6 @@ def write_longbench(folder: Path, *, examples: int = 2, seed: int = 0) -> Path:
     return folder
 
 
-def longbench_folder() -> Path:
-    """The demo samples of all tasks, in the cache, written anew each time."""
-    return write_longbench(cache_folder() / "demo" / "longbench")
-
-
 def _example(name: str, language: str, index: int, seed: int, files: list[str]) -> dict[str, Any]:
     context, question, answers = _make(name, random.Random(f"demo/{seed}/{name}/{index}"), files)
     return {

@@ -212,6 +212,23 @@ def test_the_paper_suite_runs_on_local_data_and_averages_eight_columns(
     assert run["rope"]["factor"] == 4 and "own_rows" not in run
 
 
+@pytest.mark.parametrize("suite", ["paper", pytest.param("lm-eval", marks=pytest.mark.slow)])
+def test_demo_rows_need_no_network_and_are_marked(tiny_folder: Path, tmp_path: Path, suite: str) -> None:
+    tasks = [
+        task.name for task in SHORT if suite == "paper" or task.name in ("wsc", "wsc273", "hellaswag", "race_high")
+    ]
+    out = tmp_path / "run"
+    given = ("--suite", suite, "--tasks", ",".join(tasks))
+    invoke("short", "--model", tiny_folder, "--data", "demo", *given, "--out", out)
+    run = json.loads((out / "run.json").read_text())
+    assert run["data_source"]["kind"] == "demo" and "own_rows" not in run
+    scores = json.loads((out / "scores.json").read_text())
+    assert [entry["scored"] for entry in scores["details"].values()] == [4] * len(tasks)
+    (row,) = (row for row in table_7(scan(out))[0].rows if row["source"] == "measured")
+    assert row["data"] == f"demo (made-up), {4 * len(tasks)} samples"
+    assert row["averages_over"] == ("DEMO DATA" if suite == "paper" else "")
+
+
 def test_wsc273_and_rows_of_ones_own_share_no_column_and_no_average_with_the_papers(
     tiny_folder: Path, data: Path, tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,12 @@ from e2bench.errors import DataError, E2BenchError
 from e2bench.experiments.letters import ranking, renderer
 from e2bench.experiments.questions import filled, read_examples, read_prompts
 from e2bench.prompts.truncation import JOINED, fit
+from e2bench.reporting.longbench2 import accuracies
+from e2bench.reporting.runs import scan
 from e2bench.rope.methods import RopeScaling
 from e2bench.runs.items import Item
 from e2bench.tasks.corpora import LONGBENCH2_PROMPTS
+from e2bench.tasks.demo_choices import TELLINGS, write_longbench2
 from e2bench.tasks.longbench2 import FIELDS, NEEDED, letter_of, settled
 
 DOMAINS = ("Single-Document QA", "Multi-Document QA")
@@ -72,6 +76,37 @@ def prompts(tmp_path: Path) -> Path:
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+# ---- the demo data
+
+
+def test_the_demo_questions_have_their_answers_in_the_text(tmp_path: Path) -> None:
+    examples = read_examples(write_longbench2(tmp_path, examples=4) / "data.json", None, whole=False)
+    read_prompts({name: tmp_path / name for name in NEEDED})
+    assert len(examples) == 24 and {e["answer"] for e in examples} == set("ABCD")
+    tellings = [re.escape(telling).replace(r"\{0\}", "(?P<person>[A-Z][a-z]+)") for telling in TELLINGS]
+    tellings = [t.replace(r"\{1\}", "(?P<thing>[a-z]+)").replace(r"\{2\}", "(?P<place>the [a-z ]+)") for t in tellings]
+    for asked in examples:
+        found = (match for telling in tellings for match in re.finditer(telling, asked["context"]))
+        told = {(match["person"], match["thing"], match["place"]) for match in found}
+        assert len(told) == len({fact[:2] for fact in told})  # a thing is in one place
+        said = set(re.findall("[A-Za-z]+", asked["question"]))
+        of = [fact for fact in told if fact[0] in said]
+        if asked["difficulty"] == "easy":
+            right = next(place for _, thing, place in of if thing in said)
+        else:
+            right = str(sum(f" in {place}?" in asked["question"] for _, _, place in of))
+        options = [asked[f"choice_{letter}"] for letter in "ABCD"]
+        assert asked[f"choice_{asked['answer']}"] == right and options.count(right) == 1
+
+
+@pytest.mark.parametrize("protocol", [{}, {"no_context": True}, {"scoring": "letters"}])
+def test_demo_data_needs_no_network_and_is_marked(tiny_model: Any, tmp_path: Path, protocol: dict[str, Any]) -> None:
+    run = e2bench.run("longbench2", tiny_model, data="demo", limit=2, window=512, out=tmp_path / "run", **protocol)
+    assert run.settings["data_source"]["kind"] == "demo"
+    (row,) = accuracies(scan(tmp_path))[0].rows
+    assert (row["data"], row["averages_over"]) == ("demo (made-up), 2 samples", "DEMO DATA")
 
 
 # ---- the answer's letter

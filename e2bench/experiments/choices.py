@@ -68,7 +68,7 @@ def hub_rows(task: ShortTask, limit: int | None) -> list[dict[str, Any]]:
     except Exception as error:  # the hub client and datasets raise many kinds, offline ones among them
         reason = " ".join(str(error).split())[:160] if online else OFFLINE
         raise DataError(
-            f"{task.name} ({repo}) cannot be fetched: {reason}; give your own copy with --data DIR"
+            f"{task.name} ({repo}) cannot be fetched: {reason}; give your own copy with --data DIR, or --data demo"
         ) from None
     return [dict(row) for row in (rows if limit is None else rows.select(range(min(limit, len(rows)))))]
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from e2bench.data.source import DEMO, OWN, PUBLIC, DataSource
 from e2bench.errors import DataError, E2BenchError
 from e2bench.experiments.base import Experiment, Line, Plan, Sample, TaskFacts
+from e2bench.experiments.demo import demo_folder
 from e2bench.files import check_folder, file_hashes, sha256_of
 from e2bench.prompts.truncation import MODES, input_limit
 from e2bench.rope.windows import ScaleRule
 from e2bench.runs.lines import names_of, stored_rows
 from e2bench.settings import setting
 from e2bench.tasks.models import find as find_preset
-from e2bench.terminal import say
 
 if TYPE_CHECKING:
     from e2bench.experiments.answers import Question
@@ -164,10 +164,7 @@ class LongBench(Experiment):
             fetched = fetch(archive)
             return fetched, DataSource(PUBLIC, self.benchmark, is_verified(archive, fetched))
         if str(self.data) == DEMO:
-            from e2bench.tasks.demo import longbench_folder
-
-            say("--data demo: made-up samples; their scores show that the bench works, nothing else")
-            return longbench_folder(), DataSource(DEMO)
+            return demo_folder(self.name), DataSource(DEMO)
         check_folder(self.data, "--data takes a folder with one NAME.jsonl a task")
         missing = [task.name for task in tasks if not (self.data / f"{task.name}.jsonl").is_file()]
         there = sorted(path.stem for path in self.data.glob("*.jsonl"))

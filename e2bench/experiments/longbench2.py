@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from e2bench.data.source import OWN, PUBLIC, DataSource
+from e2bench.data.source import DEMO, OWN, PUBLIC, DataSource
 from e2bench.errors import DataError, E2BenchError
 from e2bench.experiments.base import Experiment, Line, Plan, Sample, default_folder
+from e2bench.experiments.demo import demo_folder
 from e2bench.files import check_folder, file_hashes
 from e2bench.prompts.truncation import JOINED, MODES
 from e2bench.rope.windows import PER_INPUT, ScaleRule
@@ -60,6 +61,7 @@ class LongBench2(Experiment):
     )
     examples: ClassVar[tuple[str, ...]] = (
         "e2bench longbench2 --model meta-llama/Llama-3.1-8B-Instruct --cot --out results/longbench2",
+        "e2bench longbench2 --data demo --window 2k",
     )
     agree: ClassVar[Mapping[str, bool]] = {"versions": True, "data": False, "hashes": True}
     benchmark: ClassVar[str] = "LongBench v2"
@@ -72,7 +74,7 @@ class LongBench2(Experiment):
         "official (the letter in the answer) or letters (lm-eval's: log-likelihood of A to D; another number).",
         choices=(OFFICIAL, LETTERS),
     )
-    data: Path | None = setting(None, "Folder with data.json. Default: the public data.")
+    data: Path | None = setting(None, "Folder with data.json, or demo. Default: the public data.")
     prompts: Path | None = setting(None, "Folder with 0shot.txt, … Default: the official ones.")
     limit: int | None = setting(None, "Only the first N questions.", minimum=1, lines="limit")
     input_limit: int | None = setting(
@@ -112,7 +114,8 @@ class LongBench2(Experiment):
 
         path, source = self._data_file()
         examples = read_examples(path, self.limit, whole=self.data is None)
-        texts, prompts = ({}, LM_EVAL) if self.scoring == LETTERS else self._texts()
+        demo = path.parent if source.kind == DEMO else None
+        texts, prompts = ({}, LM_EVAL) if self.scoring == LETTERS else self._texts(demo)
         return Inputs(examples, texts, prompts, file_hashes([path]), source)
 
     def plan(self, model: Any, rule: ScaleRule, common: Common, inputs: Inputs) -> Plan:
@@ -157,26 +160,26 @@ class LongBench2(Experiment):
             **shared,
         )
 
-    def _texts(self) -> tuple[dict[str, str], Any]:
-        """The protocol's prompts by file, and what run.json says of them."""
+    def _texts(self, demo: Path | None) -> tuple[dict[str, str], Any]:
+        """The protocol's prompts by file, and what run.json says of them. demo: folder of the demo data, with some."""
         from e2bench.data.fetch import fetch
         from e2bench.experiments.questions import read_prompts
         from e2bench.tasks.corpora import LONGBENCH2_PROMPTS
         from e2bench.tasks.longbench2 import ANSWER, COT, COT_ANSWER, NO_CONTEXT
 
         names = (COT, COT_ANSWER) if self.cot else (NO_CONTEXT,) if self.no_context else (ANSWER,)
-        if self.prompts is not None:
-            folder = check_folder(self.prompts, f"--prompts takes a folder with {' and '.join(names)}")
+        if (given := self.prompts or demo) is not None:
+            folder = check_folder(given, f"--prompts takes a folder with {' and '.join(names)}")
             paths = {name: folder / name for name in names}
         else:
             paths = {name: fetch(LONGBENCH2_PROMPTS[name]) for name in names}
         texts, own = read_prompts(paths)
-        if own:
+        if own and given != demo:
             say(f"{', '.join(own)}: prompts of your own, not LongBench v2's: not to be read beside published numbers")
         return texts, own or OFFICIAL
 
     def _data_file(self) -> tuple[Path, DataSource]:
-        """data.json: in the folder given, or the cached public one."""
+        """data.json: in the folder given, the demo one, or the cached public one."""
         if self.data is None:
             from e2bench.data.fetch import fetch, is_verified
             from e2bench.tasks.corpora import find
@@ -184,7 +187,9 @@ class LongBench2(Experiment):
             archive = find(self.name)
             fetched = fetch(archive)
             return fetched, DataSource(PUBLIC, self.benchmark, is_verified(archive, fetched))
-        check_folder(self.data, f"--data takes a folder with {DATA}")
+        if str(self.data) == DEMO:
+            return demo_folder(self.name) / DATA, DataSource(DEMO)
+        check_folder(self.data, f"--data takes a folder with {DATA}, or demo")
         if not (self.data / DATA).is_file():
             raise DataError(f"{self.data} has no {DATA}; --data takes a folder with LongBench v2's {DATA}")
         return self.data / DATA, DataSource(OWN, self.data.resolve().name)

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from e2bench.data.source import OWN, PUBLIC, DataSource
+from e2bench.data.source import DEMO, OWN, PUBLIC, DataSource
 from e2bench.errors import DataError, E2BenchError
 from e2bench.experiments.base import Experiment, Line, Plan, Sample, TaskFacts, default_folder
+from e2bench.experiments.demo import demo_folder
 from e2bench.experiments.numbers import shown
 from e2bench.files import check_folder, file_hashes, read_json
 from e2bench.rope.windows import ScaleRule, short_number
@@ -30,11 +31,16 @@ RACE_ARTICLES = 1045  # lm-eval asks one question an article of race_high
 
 @dataclass(frozen=True)
 class Inputs:
-    """The chosen tasks, the rows that were read here by task, and the data: file name: SHA-256, or `public`."""
+    """The chosen tasks, the rows that were read here by task, and the data: file name: SHA-256, or `public`.
+
+    folder: of the files; None: public sets.
+    """
 
     tasks: list[ShortTask]
     rows: dict[str, list[dict[str, Any]]]
     data: dict[str, str]
+    folder: Path | None
+    source: DataSource
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,7 @@ class Short(Experiment):
     about: ClassVar[str] = "Table 7: short benchmarks, zero-shot, at any scale."
     examples: ClassVar[tuple[str, ...]] = (
         "e2bench short --model meta-llama/Llama-2-7b-hf --suite paper --out results/short",
+        "e2bench short --data demo",
     )
     needs: ClassVar[str] = "Scorer"
     per_input: ClassVar[bool] = False
@@ -61,7 +68,7 @@ class Short(Experiment):
         PAPER, "paper (Table 7's way of scoring) or lm-eval (the harness's own).", choices=(PAPER, LM_EVAL_SUITE)
     )
     tasks: str | None = setting(None, "Names, separated by commas. Default: all.", lines="tasks")
-    data: Path | None = setting(None, "Folder with piqa.jsonl, … Default: the public sets.")
+    data: Path | None = setting(None, "Folder with piqa.jsonl, …, or demo. Default: the public sets.")
     limit: int | None = setting(None, "Only the first N rows of each task.", minimum=1, lines="limit")
 
     @classmethod
@@ -87,16 +94,17 @@ class Short(Experiment):
         from e2bench.experiments import choices
 
         chosen = [task for task in select(self.tasks) if self.suite == PAPER or task.lm_eval]
-        chosen = self._there(chosen)
+        folder, source = self._folder()
+        chosen = self._there(chosen, folder)
         rows: dict[str, list[dict[str, Any]]] = {}
-        if self.data is not None:
-            rows = {task.name: choices.read_rows_of(self.data, task, self.limit) for task in chosen}
+        if folder is not None:
+            rows = {task.name: choices.read_rows_of(folder, task, self.limit) for task in chosen}
         elif self.suite == PAPER:
             rows = {task.name: choices.hub_rows(task, self.limit) for task in chosen}
         data = dict.fromkeys(self._names(chosen), "public")
-        if self.data is not None:
-            data = file_hashes(self.data / f"{task.file}.jsonl" for task in chosen)
-        return Inputs(chosen, rows, data)
+        if folder is not None:
+            data = file_hashes(folder / f"{task.file}.jsonl" for task in chosen)
+        return Inputs(chosen, rows, data, folder, source)
 
     def plan(self, model: Model, rule: ScaleRule, common: Common, inputs: Inputs) -> Plan:
         """Every row of every task, at one scale."""
@@ -106,6 +114,8 @@ class Short(Experiment):
         names = self._names(tasks)
         pairs = zip(names, tasks, strict=True)
         own = [name for name, task in pairs if task.has_own_rows(inputs.rows.get(task.name, ()))]
+        if inputs.source.kind == DEMO:  # which its data says
+            own = []
         if own:
             say(f"{', '.join(own)}: rows of your own, not the published set's: in a column of their own, in no average")
         versions = {"versions": {task.name: task.version for task in tasks}} if self.suite == PAPER else {}
@@ -121,9 +131,7 @@ class Short(Experiment):
                 "scale": short_number(scaling.factor),
             },
             rope={"method": rule.method, "factor": short_number(scaling.factor)},
-            source=DataSource(PUBLIC, self.benchmark)
-            if self.data is None
-            else DataSource(OWN, self.data.resolve().name),
+            source=inputs.source,
             data=inputs.data,
             scaling=scaling,
             length=window,
@@ -145,7 +153,7 @@ class Short(Experiment):
 
         scratch = tempfile.TemporaryDirectory(prefix="e2bench-")
         try:
-            manager = harness.task_manager(inputs.tasks, self.data, Path(scratch.name))
+            manager = harness.task_manager(inputs.tasks, inputs.folder, Path(scratch.name))
             items = harness.items_of(harness.load_tasks(inputs.tasks, manager), self.limit)
         except BaseException:
             scratch.cleanup()
@@ -164,20 +172,28 @@ class Short(Experiment):
             return [task.lm_eval for task in tasks if task.lm_eval]
         return [task.name for task in tasks]
 
-    def _there(self, tasks: list[ShortTask]) -> list[ShortTask]:
-        """Tasks whose rows can be had: a file in `data`, or a public set."""
+    def _folder(self) -> tuple[Path | None, DataSource]:
+        """The folder of NAME.jsonl files: the one given, or the demo one; None: the public sets."""
         if self.data is None:
+            return None, DataSource(PUBLIC, self.benchmark)
+        if str(self.data) == DEMO:
+            return demo_folder(self.name), DataSource(DEMO)
+        folder = check_folder(self.data, "--data takes a folder with files like piqa.jsonl, or demo")
+        return folder, DataSource(OWN, folder.resolve().name)
+
+    def _there(self, tasks: list[ShortTask], folder: Path | None) -> list[ShortTask]:
+        """Tasks whose rows can be had: a file in `folder`, or a public set."""
+        if folder is None:
             return [task for task in tasks if task.hub is not None or self.tasks is not None]
-        check_folder(self.data, "--data takes a folder with files like piqa.jsonl")
-        there = [task for task in tasks if (self.data / f"{task.file}.jsonl").is_file()]
+        there = [task for task in tasks if (folder / f"{task.file}.jsonl").is_file()]
         missing = [f"{task.file}.jsonl" for task in tasks if task not in there]
         if self.tasks is not None and missing:
-            raise DataError(f"{self.data} has no {missing[0]}; needed for --tasks {self.tasks}")
+            raise DataError(f"{folder} has no {missing[0]}; needed for --tasks {self.tasks}")
         if not there:
-            raise DataError(f"{self.data} holds none of {', '.join(dict.fromkeys(t.file for t in SHORT))} (.jsonl)")
+            raise DataError(f"{folder} holds none of {', '.join(dict.fromkeys(t.file for t in SHORT))} (.jsonl)")
         left_out = [task.column for task in tasks if task in TABLE_7 and task not in there]
         if left_out:
-            say(f"left out, no file in {self.data}: {', '.join(left_out)}")
+            say(f"left out, no file in {folder}: {', '.join(left_out)}")
         return there
 
     def folder_name(self, model: str, rule: ScaleRule, plan: Plan) -> str:
