@@ -51,6 +51,28 @@ def failing_quietly() -> Iterator[None]:
             os.write(2, piece)
 
 
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Drop what libraries write to stderr inside, where that is no terminal: bars that cannot be turned off."""
+    try:
+        stderr = None if sys.stderr.isatty() else os.dup(2)
+    except OSError:  # closed
+        stderr = None
+    if stderr is None:
+        yield
+        return
+    sys.stderr.flush()
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(stderr, 2)
+        os.close(stderr)
+
+
 def _memory() -> IO[bytes]:
     """A file that nobody else can see, in memory where Linux gives one."""
     if hasattr(os, "memfd_create"):

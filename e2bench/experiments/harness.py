@@ -23,6 +23,7 @@ from e2bench.rope.windows import short_number
 from e2bench.runs.items import Item, Measure, Row
 from e2bench.runs.lines import LM_EVAL
 from e2bench.tasks.short import ShortTask
+from e2bench.terminal import without_bars
 
 if TYPE_CHECKING:
     from e2bench.models.local import Model
@@ -122,7 +123,7 @@ def evaluating(
 
     def measure(batch: Sequence[Item], folder: RunFolder) -> Iterator[tuple[Item, Row]]:
         name = batch[0].payload
-        with model.under(scaling, model.native_window), model.plain_attention():
+        with model.under(scaling, model.native_window), model.plain_attention(), without_bars():
             try:
                 found = lm_eval.simple_evaluate(
                     model=harness(), tasks=[name], task_manager=manager, limit=limit, log_samples=True
