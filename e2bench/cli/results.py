@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from e2bench.errors import E2BenchError, printable
 from e2bench.reporting.flat import SHARE, flat_table
@@ -13,7 +15,9 @@ from e2bench.reporting.table import to_csv
 from e2bench.rope.windows import short_length
 from e2bench.terminal import say_next
 
-SHOWN = ("folder", "task", "length", "scale", "method", "metric", "value", "95 %", "n")
+SHOWN = ("task", "length", "scale", "method", "metric", "value", "95 %", "n")
+NUMBERS = ("length", "scale", "value", "95 %", "n")  # a narrow terminal breaks the others, between words
+OF_A_RUN = ("model", "length", "scale", "method")  # said once where all numbers of a run have the same
 
 
 def run(folder: Path, *, as_csv: bool, as_lm_eval: bool = False) -> None:
@@ -29,23 +33,40 @@ def run(folder: Path, *, as_csv: bool, as_lm_eval: bool = False) -> None:
     if as_csv:
         print(to_csv(table), end="")
         return
-    from rich.box import SIMPLE_HEAD
+    for _, rows in groupby(table.rows, key=lambda row: row["folder"]):
+        _show([_cells(row) for row in rows])
+    say_next(f"e2bench results {folder} --csv unrounded, with the commit; shares are 0 to 1 there")
+
+
+def _cells(row: dict[str, Any]) -> dict[str, str]:
+    """A row's cells as people read them."""
+    low, value, high = (_shown(row[name], is_share=row[SHARE]) for name in ("low", "value", "high"))
+    length = "" if row["length"] is None else short_length(row["length"])
+    interval = f"{low.removesuffix(' %')} – {high}" if low else ""
+    texts = {name: "" if value is None else printable(str(value)) for name, value in row.items()}
+    return {**texts, "length": length, "value": value, "95 %": interval}
+
+
+def _show(rows: list[dict[str, str]]) -> None:
+    """One run: its folder, what all of its numbers have in common, then the numbers."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    shown = Table(title=escape(printable(table.title)), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in SHOWN:
-        is_number = name in ("length", "scale", "value", "n")
-        kept = name in ("metric", "value")  # a narrow terminal folds other columns
-        shown.add_column(name, justify="right" if is_number else "left", overflow="fold", no_wrap=kept)
-    for row in table.rows:
-        low, value, high = (_shown(row[name], is_share=row[SHARE]) for name in ("low", "value", "high"))
-        length = "" if row["length"] is None else short_length(row["length"])
-        cells = {**row, "length": length, "value": value, "95 %": f"{low.removesuffix(' %')} – {high}" if low else ""}
-        shown.add_row(*(escape(printable("" if cells[name] is None else str(cells[name]))) for name in SHOWN))
-    Console().print(shown)
-    say_next(f"e2bench results {folder} --csv unrounded, with data and commit; shares are 0 to 1 there")
+    console = Console(highlight=False)
+    shared = {name: rows[0][name] for name in OF_A_RUN if len({row[name] for row in rows}) == 1}
+    common = [shared.get("model", ""), shared.get("method", "")]
+    common += [f"{name} {shared[name]}" for name in ("scale", "length") if shared.get(name)]
+    console.print(f"[bold]{escape(rows[0]['folder'])}[/]  {escape(', '.join(filter(None, common)))}")
+    console.print(escape(rows[0]["data"]), style="dim")
+    shown = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    names = [name for name in SHOWN if name not in shared and any(row[name] for row in rows)]
+    for name in names:
+        shown.add_column(name, justify="right" if name in NUMBERS else "left", no_wrap=name in NUMBERS)
+    for row in rows:
+        shown.add_row(*(escape(row[name]) for name in names))
+    console.print(shown)
+    console.print()
 
 
 def _shown(value: float | None, *, is_share: bool) -> str:
