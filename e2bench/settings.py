@@ -88,7 +88,8 @@ class Settings:
                 raise UnknownName(f"setting of {cls.title()}", key, list(known))
             field_, about, hint = known[name]
             text = _plain(hint, name, value, parsed=about.parse is not None)
-            if isinstance(text, str) and not text.strip(" ,"):
+            said = value if isinstance(value, str) else text  # an empty path's text is a dot
+            if isinstance(said, str) and not said.strip(" ,"):
                 raise E2BenchError(f"{flag(name)} is empty; give a value, or leave it out")
             is_text = about.parse is not None and isinstance(text, str)
             typed[field_.name] = about.checked(name, _parsed(name, about, text) if is_text else text)

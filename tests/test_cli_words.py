@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 from report_folders import TASKS, longbench_run, prediction
 
+import e2bench
 from e2bench.cli.registry import COMMANDS, Commands
 from e2bench.errors import E2BenchError
 from e2bench.experiments.options import Common
 from e2bench.rope.windows import parse_length, parse_lengths
+from e2bench.suites.entries import read_suite
 from e2bench.tasks.longbench import select
 from e2bench.tasks.short import select as select_short
 
@@ -79,6 +81,36 @@ def test_an_empty_value_is_said_to_be_empty(option: str, cli: Cli) -> None:
     for value in ("", " ", ","):
         ended = cli("ppl", option, value)
         assert (ended.code, ended.err) == (2, f"e2bench: {option} is empty; give a value, or leave it out\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["longbench", "--data", ""], "--data"),
+        (["passkey", "--out", ""], "--out"),
+        (["passkey", "--out="], "--out"),
+        (["score", ""], "an argument"),
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(words: list[str], named: str, cli: Cli) -> None:
+    ended = cli(*words)
+    assert (ended.code, ended.err) == (2, f"e2bench: {named} is empty; give a value, or leave it out\n")
+
+
+@pytest.mark.parametrize(
+    "values", [{"lengths": ""}, {"lengths": []}, {"lengths": [""]}, {"data": " "}, {"out": ""}, {"scale": []}]
+)
+def test_an_empty_value_from_python_or_yaml_is_said_to_be_empty(values: dict[str, Any], tmp_path: Path) -> None:
+    [named] = values
+    said = f"--{named} is empty; give a value, or leave it out"
+    with pytest.raises(E2BenchError, match=said):
+        e2bench.run("ppl", **values)
+    if named != "out":  # which is the suite's own
+        entry = {"experiment": "ppl", **values}
+        file = tmp_path / "suite.yaml"
+        file.write_text(json.dumps({"models": [{"model": "tiny"}], "experiments": [entry]}))
+        with pytest.raises(E2BenchError, match=said):
+            read_suite(str(file), Common.read({"out": tmp_path / "out"}), {}, [])
 
 
 def test_the_list_of_commands_makes_none_of_them(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,6 +230,17 @@ def test_results_show_shares_in_percent_and_keep_fractions_in_the_file(cli: Cli)
     assert 0 < share < 1
     assert f"{100 * share:.1f} %" in shown.out
     assert f",{share}," in cli("results", MEASURED / "passkey-e2", "--csv").out
+
+
+def test_results_say_once_what_a_run_has_in_common_and_break_no_name(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    said = cli("results", MEASURED.parent / "smollm2").out
+    lines = [line.rstrip() for line in said.splitlines()]
+    assert max(map(len, lines)) <= 80
+    assert lines.count("short-paper-s2  SmolLM2-135M-Instruct.Q4_1, linear, scale 2") == 1
+    assert "own: test.jsonl.gz: chapters of the Stacks Project, 2 documents" in lines
+    assert any(re.fullmatch(r"naturalquestions +exact match after normalising +0 +0 – 0 +50", line) for line in lines)
+    assert any(re.fullmatch(r"ppl +32k +4 +perplexity +3\.621 +3\.471 – 3\.778 +2", line) for line in lines)
 
 
 def test_an_options_name_is_never_broken(cli: Cli) -> None:

@@ -28,6 +28,7 @@ def main() -> None:
     if "--version" in sys.argv[1:]:  # of any command
         sys.argv[1:] = ["--version"]
     try:
+        _refuse_empty(sys.argv[1:])
         code = app(standalone_mode=False)
         if code == 130:  # typer takes the interrupt for itself and says nothing
             raise KeyboardInterrupt
@@ -52,6 +53,17 @@ def main() -> None:
             raise
         code = _failed(error)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _refuse_empty(arguments: list[str]) -> None:
+    """Refuse the words that an unset variable of a shell leaves: an empty path would be the current folder."""
+    for before, word in zip(["", *arguments], arguments, strict=False):
+        name, is_set, value = word.partition("=")
+        if not word.strip():
+            name = before if before.startswith("-") else "an argument"
+        elif not (name.startswith("--") and is_set and not value.strip()):
+            continue
+        raise E2BenchError(f"{name} is empty; give a value, or leave it out")
 
 
 def _open_closed_streams() -> None:

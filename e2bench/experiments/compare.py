@@ -71,7 +71,7 @@ def check_same(first: tuple[Path, type[Experiment], Samples], second: tuple[Path
                 f"({len(ours[name])} and {len(theirs[name])} samples); run both with the same data and --limit"
             )
         for i, sample in ours[name].items():
-            if sample.reference_text != theirs[name][i].reference_text:
+            if str(sample.reference) != str(theirs[name][i].reference):
                 raise DataError(
                     f"{name}: sample {i!r} has the reference {sample.reference_text[:60]!r} in {here}, "
                     f"{theirs[name][i].reference_text[:60]!r} in {there}: these are different samples"
