@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 from report_browser import MISSING, Page, browser
-from report_folders import TASKS, longbench_run, passkey_run, ppl_run, prediction
+from report_folders import TASKS, attention_run, longbench_run, passkey_run, ppl_run, prediction
 
 from e2bench.errors import DataError
-from e2bench.reporting import samples, write_report
+from e2bench.reporting import details, samples, settings, write_report
+from e2bench.reporting.page import _layout
 from e2bench.reporting.runs import scan
+from e2bench.reporting.table import Column, Table, to_csv
 
 HOSTILE = [
     "<script>window.PWNED = 1</script>",
@@ -163,6 +165,50 @@ def test_a_report_keeps_its_samples_apart_and_takes_stale_ones_away(tmp_path: Pa
         write_report(other, other)
 
 
+def test_a_share_is_percent_for_people_and_a_share_in_files(tmp_path: Path) -> None:
+    attention_run(tmp_path, (1024,))
+    [table] = details.attention(scan(tmp_path))
+    [row], shown = table.rows, {column.key: table.text(table.rows[0], column) for column in table.columns}
+    assert (row["input_share"], shown["input_share"]) == (34 / 1024, "3.32")
+    assert (row["top_heads"], shown["top_heads"]) == ("1.0 0.81, 0.1 0.40", "1.0 81%, 0.1 40%")
+    assert f",{34 / 1024:.6f}," in to_csv(table) and "1.0 0.81, 0.1 0.40" in to_csv(table)
+
+
+def test_settings_are_words_and_name_the_model(tmp_path: Path) -> None:
+    checks = [{"check": "weights", "level": "ok", "found": "all there"}]
+    for name, factor in (("one", 1), ("two", 2)):
+        grid = [[512, "linear", factor], [1024, "linear", factor]]
+        resolved = {"grid": grid, "model": "0f" * 32, "documents": ["ab" * 8, "cd" * 8][:factor], "scale": factor}
+        more = {"checks": checks * factor, "continued": checks * factor, "work": {"seconds": factor}}
+        ppl_run(tmp_path / name, [(512, factor, 3.0)], scale=factor, resolved=resolved, **more)
+    [group] = settings.of_runs(scan(tmp_path))
+    assert dict(group.shared) | {"model": "tiny (0f0f0f0f)", "lengths": "512, 1k"} == dict(group.shared)
+    assert group.differing is not None
+    differing = {column.key.removeprefix("setting.") for column in group.differing.columns}
+    assert differing == {"run", "scale", "documents", "rope.factor"}
+    assert [row["setting.documents"].partition(" ")[0] for row in group.differing.rows] == ["1,", "2,"]
+
+
+def test_the_data_of_an_ablation_is_said_once_where_all_rows_share_it() -> None:
+    columns = [Column("method", "Method"), Column("data", "Data")]
+    table = Table("table4", "T", columns, [{"method": "a", "data": "x"}, {"method": "b", "data": "x"}], ["n"])
+    shown, guests, notes = _layout(table)
+    assert ([column.key for column in shown], guests, notes) == (
+        ["method"],
+        {"method": []},
+        ["n", "All measured rows: x."],
+    )
+    table.rows[0]["data"] = "y"
+    assert _layout(table)[1:] == ({"method": ["data"]}, ["n"])
+
+
+def test_a_task_of_its_own_name_is_named_once(tmp_path: Path) -> None:
+    passkey_run(tmp_path, 512, (512,))
+    written: dict[str, str] = {}
+    samples.write(scan(tmp_path), written.__setitem__)
+    assert json.loads(written["samples/index.js"][len('e2benchLoad("index",') : -3])[0][1] == "passkey 512"
+
+
 def test_files_hold_many_samples_and_stay_small(tmp_path: Path) -> None:
     lines = [prediction("qasper", at, "word " * 4000) for at in range(60)]
     longbench_run(tmp_path / "run", tasks=["qasper"], predictions={"qasper": lines})
@@ -276,6 +322,43 @@ def test_no_title_is_cut_on_a_phone(page: Page) -> None:
         page.wait("return document.getElementById('contents').open === false")
     finally:
         page.narrow(0, 0)
+
+
+def test_on_a_phone_the_source_stands_at_the_rows_name(page: Page) -> None:
+    column = "return getComputedStyle(document.querySelector('#table1 td.source')).display"
+    badge = "return getComputedStyle(document.querySelector('#table1 tr.measured td.key'), '::before').content"
+    assert (page.run(column), page.run(badge)) == ("table-cell", "none")
+    page.narrow(390, 844)
+    try:
+        assert (page.run(column), page.run(badge)) == ("none", '"measured"')
+    finally:
+        page.narrow(0, 0)
+
+
+def test_all_columns_of_table_1_are_in_sight(page: Page) -> None:
+    wide, room = page.run("const t = document.querySelector('#table1 .scroll'); return [t.scrollWidth, t.clientWidth]")
+    assert wide <= room
+
+
+def test_two_figures_of_one_kind_differ_in_the_contents(chromium: Page, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        attention_run(tmp_path / "results" / name, (1024,), generated=2, model=f"a model that was named {name}")
+    write_report(tmp_path / "results", tmp_path / "out")
+    chromium.open(tmp_path / "out" / "index.html")
+    assert chromium.texts("nav a[href^='#figure6'] span") == ["Figure 6. Attention of the answer over the input"] * 2
+    said = chromium.texts("nav a[href^='#figure6'] small")
+    assert [text.split(",")[0] for text in said] == [f"a model that was named {name}" for name in ("first", "second")]
+    cut = "return [...document.querySelectorAll('nav small')].filter(e => e.scrollHeight > e.clientHeight + 1).length"
+    assert chromium.run(cut) == 0
+
+
+def test_short_references_share_a_box_and_leave_the_answer_in_sight(chromium: Page, tmp_path: Path) -> None:
+    lines = [prediction("qasper", 0, "pear") | {"answers": [f"word {at}" for at in range(10)]}]
+    longbench_run(tmp_path / "results", tasks=["qasper"], predictions={"qasper": lines})
+    write_report(tmp_path / "results", tmp_path / "out")
+    page = _opened(chromium, tmp_path / "out" / "index.html")
+    assert page.texts("#detail > h4")[0] == "References, 10"
+    assert page.texts("#detail > pre")[0].split("\n") == [f"word {at}" for at in range(10)]
 
 
 def test_a_heading_sorts_up_then_down_then_back(page: Page) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from e2bench.reporting import labels, tables
 from e2bench.reporting.runs import Results, Run, interval
-from e2bench.reporting.table import EXACT, Column, Row, Table
+from e2bench.reporting.table import EXACT, Column, Row, Table, percent
 
 _RUN = [tables.RUN, tables.MODEL, tables.DATA]
 
@@ -72,11 +72,11 @@ def averages(found: Results) -> list[Table]:
     return [Table("averages", "LongBench averages under each scheme", columns, rows, [note])] if rows else []
 
 
-CONTEXT = {
-    "context_perplexity": "Perplexity of context tokens",
-    "context_tokens": "Context tokens",
-    "context_share": "Share gained",
-}
+CONTEXT = (
+    Column("context_perplexity", "Perplexity of context tokens", EXACT),
+    Column("context_tokens", "Context tokens", EXACT),
+    Column("context_share", "Share gained (%)", EXACT, read=percent),
+)
 
 
 def perplexity(found: Results) -> list[Table]:
@@ -88,14 +88,14 @@ def perplexity(found: Results) -> list[Table]:
             low, high = interval(cell)
             row = _head(run, run.model) | {"method": labels.method(run, cell.get("method"))}
             row |= {key: cell.get(key) for key in ("window", "scale", "perplexity", "documents", "scored_tokens")}
-            row |= {key: cell.get(key) for key in CONTEXT}
+            row |= {column.key: cell.get(column.key) for column in CONTEXT}
             row |= {"low": low, "high": high} | {key: resolved.get(key) for key in ("protocol", "stride")}
             rows.append(row | {"extrapolate": "yes" if run.manifest.get("extrapolate") else ""})
     columns = [*_RUN, Column("method", "Method"), Column("window", "Window", 0), Column("scale", "g", 2)]
     columns += [Column("perplexity", "Perplexity", EXACT), *(Column(k, k.title(), EXACT) for k in ("low", "high"))]
     columns += [Column("documents", "Documents", 0), Column("scored_tokens", "Scored tokens", 0)]
     columns += [Column("protocol", "Protocol"), Column("stride", "Stride"), Column("extrapolate", "Extrapolated")]
-    columns += [Column(key, heading, EXACT) for key, heading in CONTEXT.items()]
+    columns += CONTEXT
     note = (
         "Interval: bootstrap over documents, 95 %; empty for one document. Context tokens (ppl --token-losses): those "
         "whose loss falls by more than 2 nats, to below 2, from the run's shortest to its longest length; the share "
@@ -114,15 +114,22 @@ def attention(found: Results) -> list[Table]:
             row["ratio"] = gold / of_input if gold is not None and of_input else None
             rows.append(row | {"top_heads": _heads(cell.get("top_heads") or [])})
     columns = [*_RUN, Column("method", "Method"), Column("length", "Length", 0), Column("scale", "g", 2)]
-    columns += [Column("success", "Answered", 2), Column("gold_share", "Attention on the gold span", EXACT)]
-    columns += [Column("input_share", "Gold span's share of the input", EXACT), Column("ratio", "Ratio", 1)]
-    columns += [Column("top_heads", "Retrieval heads (layer.head share)")]
+    columns += [Column("success", "Answered (%)", 2, read=percent)]
+    columns += [Column("gold_share", "Attention on the gold span (%)", EXACT, read=percent)]
+    columns += [Column("input_share", "Gold span's share of the input (%)", EXACT, read=percent)]
+    columns += [Column("ratio", "Ratio", 1), Column("top_heads", "Retrieval heads (layer.head %)", read=_in_percent)]
     note = "A ratio of 1 is what even attention would give. Layers and heads count from 0."
     return [Table("attention", "Attention on the answer's place in the input", columns, rows, [note])] if rows else []
 
 
 def _heads(top: list[Any]) -> str:
     return ", ".join(f"{layer}.{head} {share:.2f}" for layer, head, share in top[:5])
+
+
+def _in_percent(heads: str) -> str:
+    """`_heads` for people."""
+    pairs = (one.split() for one in heads.split(", ") if one)
+    return ", ".join(f"{head} {float(share):.0%}" for head, share in pairs)
 
 
 def short(found: Results) -> list[Table]:

@@ -61,13 +61,22 @@ class Picture(NamedTuple):
 
 @dataclass(frozen=True)
 class Figure:
-    """`name`.png and `name`.csv; the caption says what is drawn and what to see in it, and on what it was measured."""
+    """`name`.png and `name`.csv; the caption says what is drawn and what to see in it, and on what it was measured.
+
+    of: the run it shows, where each run has a figure of this title.
+    """
 
     name: str
     title: str
     explanation: str
     picture: Picture
     data: Table
+    of: str = ""
+
+    @property
+    def heading(self) -> str:
+        """The title, and what tells it from others of the same title."""
+        return f"{self.title}: {self.of}" if self.of else self.title
 
     @property
     def caption(self) -> str:
@@ -125,7 +134,7 @@ ON_MAP = "on a map"  # gid of text whose ink depends on the colour of a map's ce
 
 
 def _darken(figure: Canvas) -> None:
-    """Grey, white and black change places; colours stay, and a map in blues begins with dark instead of white."""
+    """Grey, white and black change places; dark colours get lighter, and a map in blues begins with dark."""
     formats = [(axis, axis.get_major_formatter()) for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]
     for artist in figure.findobj():
         if artist.get_gid() == ON_MAP:
@@ -149,10 +158,11 @@ def _darken(figure: Canvas) -> None:
 
 
 def _dark(colour: Any) -> Any:
-    """A grey's counterpart on a dark ground; another colour is itself."""
+    """A grey's counterpart on a dark ground; a colour that is too dark for it, lighter."""
     red, green, blue, alpha = to_rgba(colour)
     if max(red, green, blue) - min(red, green, blue) > 0.02:
-        return colour
+        brightness = 0.299 * red + 0.587 * green + 0.114 * blue
+        return colour if brightness > 0.4 else (*(part + 0.3 * (1 - part) for part in (red, green, blue)), alpha)
     low, high = to_rgba(DARK_PAPER)[:3], (0.91, 0.91, 0.91)
     return (*(end + (start - end) * red for start, end in zip(low, high, strict=True)), alpha)
 
@@ -187,23 +197,25 @@ def look(at: int) -> dict[str, Any]:
 
 
 MOST_BANDS = 4  # more bands lie on each other and hide which is whose
+WIDEST = 1.25  # from the first point to the last of those side by side, as a factor of the length
 
 
 def draw_lines(axes: Axes, series: Sequence[Series], places: Sequence[int] | None = None) -> None:
-    """Lines with their intervals: as bands, or as bars side by side where there are many lines or one point.
+    """Lines with their intervals: as bands, or as points and bars side by side where there are many lines.
 
     places: of their looks, where several panels show the same lines.
     """
     with_interval = [line for line in series if any(value is not None for value in line.low)]
     as_bars = len(with_interval) > MOST_BANDS
+    step = min(1.025, WIDEST ** (1 / max(len(with_interval) - 1, 1)))  # lengths are on a logarithmic axis
     for at, line in zip(places or range(len(series)), series, strict=True):
-        axes.plot(line.x, line.y, label=legend_name(line.label), **look(at) | ({"marker": ""} if line.is_level else {}))
         known = [n for n, value in enumerate(line.low) if value is not None and line.high[n] is not None]
+        apart = step ** (with_interval.index(line) - (len(with_interval) - 1) / 2) if as_bars and known else 1.0
+        x = [place * apart for place in line.x]  # a bar goes through its point
+        axes.plot(x, line.y, label=legend_name(line.label), **look(at) | ({"marker": ""} if line.is_level else {}))
         low, high = ([side[n] for n in known] for side in (line.low, line.high))
-        x, colour = [line.x[n] for n in known], look(at)["color"]
+        x, colour = [x[n] for n in known], look(at)["color"]
         if as_bars:
-            apart = 1.025 ** (with_interval.index(line) - (len(with_interval) - 1) / 2) if known else 1.0
-            x = [place * apart for place in x]  # lengths are on a logarithmic axis
             axes.vlines(x, low, high, color=colour, alpha=0.6, linewidth=1.2)  # type: ignore[arg-type]
         elif known:
             axes.fill_between(x, low, high, color=colour, alpha=0.14, linewidth=0)  # type: ignore[arg-type]
@@ -226,6 +238,7 @@ def mark_native(axes: Axes, windows: Sequence[int]) -> None:
             va="top",
             fontsize=8,
             color="#555555",
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
         )
 
 

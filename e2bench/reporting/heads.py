@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from e2bench.errors import DataError
 from e2bench.reporting import labels
@@ -20,7 +20,7 @@ ANSWERED, NOT_ANSWERED = COLOURS[0], COLOURS[7]
 
 
 def figure_heads(found: Results) -> list[Figure]:
-    """The best heads of every attention run, a panel for each length: the trials that Figure 6 shows."""
+    """The best heads of every attention run, a panel for each length."""
     return one_a_run("heads", "attention", found, _lines, _figure)
 
 
@@ -44,10 +44,10 @@ def _figure(name: str, run: Run, lines: Sequence[dict[str, Any]], label: str) ->
         figure.supxlabel("Attention of the answer's tokens on the gold span", fontsize=9)
         figure.supylabel("Layer.head", fontsize=9)
         png = to_png(figure)
-    title = f"Heads that look at the answer's place: {label}"
+    title = "Heads that look at the answer's place"
     caption = (
         f"The {BEST} heads with the largest share of their attention on the gold span, as layer.head counted from 0, "
-        "in the trial of each length that Figure 6 shows. Blue: answered; grey: not answered."
+        "in the first answered trial of each length (blue), else in the first one (grey)."
     )
     return Figure(name, title, caption, png, _table(name, title, run, lines))
 
@@ -63,7 +63,7 @@ def _bars(axes: Axes, line: dict[str, Any], largest: float) -> None:
     axes.grid(False, axis="y")
     axes.set_xlim(0, 1.05 * largest or 1)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=3))
-    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0 if largest > 0.1 else None))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}%"))
     said = "answered" if answered else "not answered"
     axes.set_title(f"{labels.tokens(line['length'])}, g = {labels.scale(line.get('scale'))}\n{said}", loc="left")
 

@@ -6,6 +6,7 @@ import zipfile
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,7 +46,7 @@ def passkey(found: Results) -> list[Figure]:
     """The passkey grid."""
     title, about = (
         "Passkey retrieval by length and depth",
-        "Share of trials in which the first integer of the answer is the key.",
+        "Share of trials, in percent, in which the first integer of the answer is the key.",
     )
     return _depth_maps(found, "passkey", title, about, _template_words)
 
@@ -53,9 +54,8 @@ def passkey(found: Results) -> list[Figure]:
 def needle(found: Results) -> list[Figure]:
     """The needle grid."""
     title = "A needle in a haystack by length and depth"
-    return _depth_maps(
-        found, "needle", title, "Share of trials in which the answer holds the value asked for.", _hay_words
-    )
+    about = "Share of trials, in percent, in which the answer holds the value asked for."
+    return _depth_maps(found, "needle", title, about, _hay_words)
 
 
 def _depth_maps(
@@ -89,8 +89,8 @@ def _depth_maps(
             axes.set_ylabel(f"Depth of the {_HIDDEN[experiment]}" if at % per_row == 0 else "")
         png = to_png(figure)
     caption = (
-        f"{about} In the maps in per cent. Bars or bands: Wilson 95 % interval. Depth 0 is the start of the input. "
-        f"{' '.join(sorted(set(map(described, kinds))))} E²-LLM has no such table."
+        f"{about} Above over all depths with the Wilson 95 % interval, below each depth{_trials(grids)}. Depth 0 is "
+        f"the start of the input. {' '.join(sorted(set(map(described, kinds))))} E²-LLM has no such table."
     )
     data = [
         row for run, name, grid in zip(runs, names, grids, strict=True) for row in _depth_rows(run, name, grid, words)
@@ -99,6 +99,12 @@ def _depth_maps(
 
 
 _HIDDEN = {"passkey": "key", "needle": "needle"}
+
+
+def _trials(grids: Sequence[DepthCells]) -> str:
+    """How many trials a cell of the maps holds, in words."""
+    counts = sorted({trials for grid in grids for _, trials in grid.values()})
+    return f" ({counts[0]}{f' to {counts[-1]}' if len(counts) > 1 else ''} trials a cell)" if counts else ""
 
 
 def _template_words(template: str) -> str:
@@ -150,11 +156,14 @@ def _accuracy(figure: SubFigure, runs: Sequence[Run], names: Sequence[str], *, t
     figure.legend(loc="outside lower center", ncols=2, handlelength=3)
 
 
-def depth_map(axes: Axes, grid: DepthCells, name: str) -> None:
-    """Lengths to the right, depths downward as one reads; each cell also says its share in per cent."""
+def depth_map(axes: Axes, grid: DepthCells, name: str, depths: Sequence[float] = ()) -> None:
+    """Lengths to the right, depths downward as one reads; each cell also says its share in percent.
+
+    depths: the rows, those of the grid where none are given.
+    """
     axes.set_title(plain(name, 44), fontsize=8.5)
     axes.grid(False)
-    lengths, depths = sorted({length for length, _ in grid}), sorted({depth for _, depth in grid})
+    lengths, depths = sorted({length for length, _ in grid}), depths or sorted({depth for _, depth in grid})
     if not grid:
         axes.text(0.5, 0.5, "no depths recorded", ha="center", va="center", transform=axes.transAxes)
         return
@@ -208,7 +217,7 @@ def one_a_run(
     runs = [run for run, _ in drawn]
     names = labels.told_apart(runs, [labels.legend(run) for run in runs])
     return [
-        draw(name if not at else f"{name}-{at + 1}", run, shown, label)
+        replace(draw(name if not at else f"{name}-{at + 1}", run, shown, label), of=label)
         for at, ((run, shown), label) in enumerate(zip(drawn, names, strict=True))
     ]
 
@@ -266,7 +275,7 @@ def _attention_figure(
     name: str, run: Run, panels: Sequence[tuple[dict[str, Any], NDArray[np.float32]]], label: str
 ) -> Figure:
     maps = [pooled(rows) for _, rows in panels]
-    heights = [0.75 + 0.05 * len(values) for values in maps]
+    heights = [0.75 + 0.05 * max(len(values), 6) for values in maps]
     # The first tokens are attention sinks: they would take the whole range of colours.
     top = max(float(rows[:, 4:].max()) for _, rows in panels if rows.shape[1] > 4) or 1.0
     with style():
@@ -276,16 +285,17 @@ def _attention_figure(
         ):
             image = _attention_map(axes, line, rows.shape[1], values, LogNorm(top / 1000, top, clip=True))
         axes.set_xlabel("Index of the input token")
+        figure.supylabel("Generated token", fontsize=9)
         bar = figure.colorbar(image, ax=figure.axes, location="bottom", shrink=0.5, pad=0.02, aspect=40, extend="both")
         bar.set_label("Attention of a generated token (largest in each column's inputs)")
         bar.ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         png = to_png(figure)
-    title = f"Figure 6. Attention of the answer over the input: {label}"
+    title = "Figure 6. Attention of the answer over the input"
     line = panels[0][0]
     caption = (
         f"Rows: generated tokens; columns: input tokens, {BINS} at most, each the largest value of its tokens. Orange "
-        "frame and triangle: the gold span. Of each length the first trial that was answered, if one was. Layers "
-        f"{line.get('layers')}, heads {line.get('heads')}, reduction {line.get('reduction')}."
+        "frame and triangle: the gold span. Of each length the first answered trial whose rows are there, else the "
+        f"first one. Layers {line.get('layers')}, heads {line.get('heads')}, reduction {line.get('reduction')}."
     )
     return Figure(name, title, caption, png, _attention_table(name, title, run, panels, maps))
 
@@ -313,8 +323,7 @@ def _attention_map(
     )
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.set(xlim=(0, inputs), ylim=(len(values), 0))
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
-    axes.set_ylabel("Generated")
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=min(5, max(2, len(values) // 4)), integer=True))
     return image
 
 

@@ -18,7 +18,7 @@ TITLE = "RULER's needles by length and depth"
 CAPTION = (
     "Share of the needles found in per cent, by where each stands in the prompt: depth 0.3 is 0.3 to 0.4 of its "
     "characters. Of several needles asked for at once (niah_multivalue, niah_multiquery) each counts alone. Depths are "
-    "RULER's own draws, so that cells hold different numbers of needles (`trials` in the CSV)."
+    "RULER's own draws: cells hold different numbers of needles (column trials of the CSV), empty ones none."
 )
 
 
@@ -58,7 +58,7 @@ def _figure(name: str, run: Run, tasks: dict[str, DepthCells], label: str) -> Fi
         for axes in panels.flat[len(tasks) :]:
             axes.set_axis_off()
         for at, (axes, (task, grid)) in enumerate(zip(panels.flat, tasks.items(), strict=False)):
-            depth_map(axes, grid, task)
+            depth_map(axes, grid, task, [at / BINS for at in range(BINS)])
             axes.set_ylabel("Depth of the needle" if at % per_row == 0 else "")
         png = to_png(figure)
     data: list[Row] = [
@@ -70,8 +70,7 @@ def _figure(name: str, run: Run, tasks: dict[str, DepthCells], label: str) -> Fi
     columns = [Column(key, key.title()) for key in ("run", "series", "task")]
     columns += [Column("length", "Length", 0), Column("depth", "Depth")]
     columns += [Column("successes", "Successes", 0), Column("trials", "Trials", 0), Column("share", "Share", 4)]
-    title = f"{TITLE}: {label}"
-    return Figure(name, title, CAPTION, png, Table(name, title, [*columns, Column("data", "Data")], data))
+    return Figure(name, TITLE, CAPTION, png, Table(name, TITLE, [*columns, Column("data", "Data")], data))
 
 
 FIGURES = (maps,)

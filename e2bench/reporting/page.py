@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import struct
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -76,7 +77,7 @@ def sections(content: Content) -> tuple[Markup, Markup, Markup]:
     made = (
         _environment()
         .get_template("sections.html")
-        .render(content=content, number=number, shown=_shown, key_of=_key_of, size=_size)
+        .render(content=content, number=number, layout=_layout, key_of=_key_of, breakable=_breakable, size=_size)
     )
     claims, _, rest = made.partition("<!-- claims -->")
     before, _, behind = rest.partition("<!-- overview -->")
@@ -102,7 +103,7 @@ def render(
             style=Markup(style),
             script=Markup(script),
             version=__version__,
-            written=now(),
+            written=now()[:16].replace("T", " "),
             warnings=warnings,
             content=content,
             claims=parts[0],
@@ -131,17 +132,37 @@ def _environment() -> Environment:
     )
 
 
-def _shown(table: Table) -> list[Column]:
-    """Columns of their own. Run and data stand under the model and a verdict at its claim, where there is one."""
+# Columns that stand in the cell of another one, the first of these that the table has: run and data in small print.
+_HOSTS = {"run": ("model",), "data": ("model", "method"), "verdict": ("claim",)}
+
+
+_LONG_HEADING = 8  # characters: MuSiQue stays whole
+
+
+def _layout(table: Table) -> tuple[list[Column], dict[str, list[str]], list[str]]:
+    """Columns with a place of their own; for each of them by key the columns that stand in its cells; the notes."""
     there = {column.key for column in table.shown}
-    elsewhere = {"run": "model", "data": "model", "verdict": "claim"}
-    return [column for column in table.shown if elsewhere.get(column.key) not in there]
+    hosts = {key: next((host for host in _HOSTS[key] if host in there), "") for key in _HOSTS if key in there}
+    columns = [column for column in table.shown if not hosts.get(column.key)]
+    notes = list(table.notes)
+    if hosts.get("data") == "method":  # of Tables 4 and 5: long, and often the same in every row
+        measured = {row["data"] for row in table.rows if row.get("data")}
+        if len(measured) == 1:
+            notes += [f"All measured rows: {measured.pop()}."]
+            del hosts["data"]
+    return columns, {column.key: [key for key in hosts if hosts[key] == column.key] for column in columns}, notes
 
 
 def _key_of(columns: Sequence[Column]) -> str:
     """The column that stays in sight when a wide table is moved: what names the row."""
     keys = [column.key for column in columns]
-    return next((key for key in ("model", "method") if key in keys), keys[0] if keys else "")
+    return next((key for key in ("claim", "model", "method") if key in keys), keys[0] if keys else "")
+
+
+def _breakable(heading: str) -> Markup:
+    """A long heading that may be broken where a word begins in it: 2Wiki Multihop QA."""
+    words = re.split(r"(?<=[a-z])(?=[A-Z])", heading) if len(heading) > _LONG_HEADING else [heading]
+    return Markup("<wbr>").join(words)
 
 
 def _size(figure: Figure) -> Markup:

@@ -178,7 +178,7 @@ def _column(run: int, members: Iterable[_Entry], group: _Group, texts: _Texts) -
 
 
 def _entry(name: str, line: Line, sample: Sample) -> _Entry:
-    task = name if sample.task == name else f"{name} {sample.task}"
+    task = sample.task if sample.task.partition(" ")[0] == name else f"{name} {sample.task}"  # cwe 1k, passkey 8,192
     label = str(sample.label or sample.id)[:SHOWN_NAME]
     return _Entry(task, str(sample.id)[:SHOWN_NAME], label, _texts(line, sample), _facts(line, sample))
 

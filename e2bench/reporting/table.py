@@ -20,12 +20,14 @@ class Column:
     """A column of numbers where `decimals` is given, of text where it is None. `key` heads it in the CSV.
 
     best: `max` or `min`, where one end of the column is the better one.
+    read: how people read a value, where that is not what files hold: a share as percent.
     """
 
     key: str
     label: str = ""
     decimals: int | None = None
     best: str = ""
+    read: Callable[[Any], str] | None = None
 
     @property
     def heading(self) -> str:
@@ -33,7 +35,7 @@ class Column:
         return self.label or self.key
 
     def text(self, value: object) -> str:
-        """The cell as it is shown: rounded; empty for None."""
+        """The cell as files hold it: rounded; empty for None."""
         if value is None:
             return ""
         if self.decimals is None or not isinstance(value, (int, float)):
@@ -58,7 +60,8 @@ class Table:
 
     def text(self, row: Row, column: Column) -> str:
         """A cell as people read it: rounded, with its error where the row has one."""
-        shown, error = column.text(row.get(column.key)), row.get("errors", {}).get(column.key)
+        value, error = row.get(column.key), row.get("errors", {}).get(column.key)
+        shown = column.read(value) if column.read and value is not None else column.text(value)
         return f"{shown} ± {column.text(error)}" if shown and error is not None else shown
 
     @property
@@ -85,6 +88,11 @@ class Table:
                     top = column.text(choose(numbers.values()))
                     found |= {(at, column.key) for at, value in numbers.items() if column.text(value) == top}
         return found
+
+
+def percent(share: float) -> str:
+    """A share of 0 to 1 as percent, to three digits."""
+    return f"{100 * share:.3g}"
 
 
 def to_csv(table: Table) -> str:

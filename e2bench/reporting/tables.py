@@ -260,7 +260,7 @@ def _perplexity_rows(run: Run) -> list[Row]:
     return rows
 
 
-def _short_hash(documents: list[str]) -> str:
+def short_hash(documents: list[str]) -> str:
     """Names a list of documents, so that two runs over other ones are seen to be so."""
     return hashlib.sha256(" ".join(map(str, documents)).encode()).hexdigest()[:8]
 
@@ -312,7 +312,7 @@ def protocol(run: Run) -> str:
     parts = [f"protocol {resolved.get('protocol') or 'not recorded'}"]
     parts += [f"stride {resolved['stride']}"] if resolved.get("stride") else []
     parts += [f"{max(documents)} document{'s' if max(documents) > 1 else ''}"] if documents else []
-    parts += [f"list {_short_hash(resolved['documents'])}"] if resolved.get("documents") else []
+    parts += [f"list {short_hash(resolved['documents'])}"] if resolved.get("documents") else []
     parts += [f"the last windows of each, at most {resolved['max_windows']}"] if resolved.get("max_windows") else []
     files = dict.fromkeys(str(name).rpartition(":")[0] or str(name) for name in run.part("data"))  # "FILE:LINE"
     parts += [f"data {', '.join(files)}"] if 0 < len(files) <= 4 else []

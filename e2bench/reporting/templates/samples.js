@@ -4,6 +4,7 @@ const [RUN, AT, FILES, SCORE, FINISH, TRUNCATED, PROMPT, KEPT_TOKENS, NEW] = Arr
 const [PREDICTION, REFERENCES, WHOLE, HEAD, TAIL] = Array(5).keys();
 const NAMES = ["run", "task", "score", "input", "length", "finish", "order", "text"];
 const ITEM = 48;  // pixels of an item, as in the style
+const LINE = 60;  // characters: several references that are no longer stand in one box, a line each
 
 class Samples {
   constructor(runs, index) {
@@ -252,7 +253,9 @@ class Samples {
     const parts = [heading];
     const block = (title, text) => parts.push(element("h4", "", title), element("pre", "", text));
     const references = mine[REFERENCES];
-    references.forEach((text, n) => block(references.length > 1 ? `Reference ${n + 1}` : "Reference", text));
+    const short = references.length > 1 && references.every((text) => text.length <= LINE && !text.includes("\n"));
+    if (short) block(`References, ${references.length}`, references.join("\n"));
+    else references.forEach((text, n) => block(references.length > 1 ? `Reference ${n + 1}` : "Reference", text));
     parts.push(...this.answers(systems, texts));
     if (mine[WHOLE]) parts.push(this.folded(`Prompt, ${mine[WHOLE].length.toLocaleString("en")} characters`, mine[WHOLE]));
     if (mine[HEAD]) block("Beginning of the text that was fed", mine[HEAD]);
