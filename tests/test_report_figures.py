@@ -11,7 +11,7 @@ import pytest
 from report_folders import attention_run, e2_config, longbench_run, passkey_run, ppl_run, profile
 
 from e2bench.reporting import ablations, curves, heads, maps
-from e2bench.reporting.figures import plain
+from e2bench.reporting.figures import Series, _dark, canvas, draw_lines, plain
 from e2bench.reporting.runs import scan
 from e2bench.reporting.selection import primary
 
@@ -38,6 +38,51 @@ def test_figure_7_has_a_line_per_method_with_g_in_its_name(tmp_path: Path) -> No
         "m, YaRN, g = L'/L": [(512, 2.9), (1024, 3.3)],
     }
     assert figure.data.rows[0]["low"] == pytest.approx(2.9 * 0.94)
+
+
+def test_a_model_that_fails_beyond_its_window_leaves_the_others_apart() -> None:
+    """Two lines stay within 4 times the lowest value: the axis ends with them, and the third is written above it."""
+    low = [Series(name, [512, 1024], [3.0, 3.0 + at], [2.5, 2.5], [3.5, 5.5]) for at, name in enumerate("ab")]
+    wild = Series("wild", [512, 1024], [3.0, 1660.2])
+    axes = canvas(4, 3).subplots()
+    assert curves._perplexity_axis(axes, [*low, wild], ["red", "green", "blue"]) == 1
+    assert [text.get_text() for text in axes.texts] == ["▲ 1,660"]
+    bottom, top = axes.get_ylim()
+    assert (bottom < 2.5 < 5.5 < top < 6) and axes.get_yscale() == "linear"
+    assert curves._axis_end([low[0], wild]) is None  # one line that stays has none to be told from
+    axes = canvas(4, 3).subplots()
+    assert curves._perplexity_axis(axes, [low[0], wild], ["red", "blue"]) == 0
+    assert axes.get_yscale() == "log" and not axes.texts
+
+
+def test_a_bar_goes_through_its_point_and_no_two_stand_on_one_place() -> None:
+    axes = canvas(4, 3).subplots()
+    draw_lines(axes, [Series(str(at), [512], [3.0], [2.0], [4.0]) for at in range(12)])
+    points = [line.get_xdata()[0] for line in axes.lines]
+    bars = [bar.get_segments()[0][0][0] for bar in axes.collections]
+    assert points == pytest.approx(bars) and len(set(points)) == 12
+    assert max(points) / min(points) < 1.26
+
+
+def test_dark_colours_get_lighter_on_a_dark_ground() -> None:
+    assert _dark("#E69F00") == "#E69F00"
+    assert _dark("#0072B2") == pytest.approx((0.3, 0.447 + 0.3 * 0.553, 0.698 + 0.3 * 0.302, 1), abs=0.001)
+
+
+def test_captions_say_how_it_was_measured(tmp_path: Path) -> None:
+    ppl_run(tmp_path / "auto", [(512, 1, 2.9), (1024, 2, 3.3)], scale="auto", **tuned())
+    ppl_run(tmp_path / "fixed", [(512, 20, 2.9), (512, 40, 3.1)], scale=[20, 40], **tuned(steps=7))
+    ppl_run(tmp_path / "plain", [(512, 1, 2.9)], extrapolate=True)
+    passkey_run(tmp_path / "passkey", 512, (512, 1024), resolved={"template": "landmark"})
+    profile(tmp_path)
+    found = scan(tmp_path)
+    for draw in (curves.figure_7, curves.extrapolation):
+        [figure] = draw(found)
+        assert "Measured with protocol press, stride 256, 3 documents" in figure.caption
+    [figure] = maps.passkey(found)
+    assert "(3 trials a cell)" in figure.caption and "percent" in figure.caption
+    [figure] = curves.figure_1(found)
+    assert f"Measured on {found.profiles[0][1][0]['device']}" in figure.caption
 
 
 def test_figure_5_marks_the_scales_that_training_never_saw(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -17,6 +18,7 @@ from e2bench.reporting.figures import (
     draw_lines,
     legend_below,
     length_axis,
+    look,
     mark_native,
     series_table,
     style,
@@ -51,10 +53,11 @@ def figure_1(found: Results) -> list[Figure]:
         Column("seconds_per_step", "", EXACT)
     ]
     title = "Figure 1. Cost of a training step by the window it extends to"
+    devices = dict.fromkeys(str(row.get("device") or "a device that was not recorded") for row in rows)
     caption = (
         "Position Interpolation trains on rows as long as the window L'; E² trains on rows of R tokens whatever the "
-        "window, so its cost is one level. On a CPU the peak is the whole process's, Python included. The paper's "
-        "Figure 1 is a drawing without numbers."
+        f"window, so its cost is one level. Measured on {', '.join(devices)}; on a CPU the peak is the whole "
+        "process's, Python included. The paper's Figure 1 is a drawing without numbers."
     )
     return [Figure("figure1", title, caption, png, Table("figure1", title, columns, rows))]
 
@@ -144,12 +147,14 @@ def figure_5(found: Results) -> list[Figure]:
     """Perplexity over length at several fixed scales; those beyond g_max were never seen in training."""
     curves: dict[str, list[tuple[float, Series]]] = defaultdict(list)
     natives: dict[str, list[int]] = {}
+    drawn: list[Run] = []
     for run in primary(_plain_runs(found)):
         if is_auto(run, run.cells) or len({cell["scale"] for cell in run.cells}) < 2:
             continue
         g_max = (run.e2 or {}).get("g_max")
         heading = f"{run.model}, {labels.method(run)}"
         natives[heading] = _natives([run])
+        drawn.append(run)
         for scale in sorted({cell["scale"] for cell in run.cells}):
             unseen = " (unseen)" if g_max and scale > g_max else ""
             cells = [cell for cell in run.cells if cell["scale"] == scale]
@@ -159,11 +164,18 @@ def figure_5(found: Results) -> list[Figure]:
     panels = {name: [curve for _, curve in sorted(lines, key=lambda line: line[0])] for name, lines in curves.items()}
     title = "Figure 5. Perplexity at fixed scales, also beyond the largest trained one"
     caption = (
-        "Bars or bands: 95 % bootstrap over documents; bars stand side by side at each window. Dotted: the native "
-        "window L. The paper's Figure 5 (g = 20, 30, 40, 50) has no numbers in its text; it reports good perplexity "
-        "below 120k tokens and a decline beyond."
+        f"{_INTERVALS} Dotted: the native window L. {_measured(drawn)} The paper's Figure 5 (g = 20, 30, 40, 50) has "
+        "no numbers in its text; it reports good perplexity below 120k tokens and a decline beyond."
     )
     return [_perplexity_figure("figure5", title, caption, panels, natives)]
+
+
+_INTERVALS = "Bands, or bars side by side where there are many lines: 95 % bootstrap over documents."
+
+
+def _measured(runs: Sequence[Run]) -> str:
+    """A sentence for each protocol and list of documents."""
+    return f"Measured with {'; with '.join(dict.fromkeys(map(protocol, runs)))}."
 
 
 def figure_7(found: Results) -> list[Figure]:
@@ -181,11 +193,13 @@ def figure_7(found: Results) -> list[Figure]:
         panels[heading] = _distinct([_curve(labels.legend(run), run, run.cells) for run in members], members)
         natives[heading] = _natives(members)
     title = "Figure 7. Perplexity up to the longest window"
+    ends = any(_axis_end(series) for series in panels.values())
+    beyond = f" ▲: more than {BEYOND} times the lowest value, above the axis." if ends else ""
     apart = " One panel for each data, protocol and L: only lines of one panel compare." if len(panels) > 1 else ""
     caption = (
-        f"Bars or bands: 95 % bootstrap over documents; g = L'/L means that each window has its own scale. Dotted: the "
-        f"native window L.{apart} Ablations and trainings measured at one window are in Tables 4 and 5. The paper's "
-        "Figure 7 (to 200k tokens) has no numbers in its text."
+        f"{_INTERVALS} g = L'/L means that each window has its own scale. Dotted: the native window L.{beyond}{apart} "
+        f"{_measured(runs)} Ablations and trainings measured at one window are in Tables 4 and 5. The paper's Figure 7 "
+        "(to 200k tokens) has no numbers in its text."
     )
     return [_perplexity_figure("figure7", title, caption, panels, natives)]
 
@@ -237,8 +251,8 @@ def extrapolation(found: Results) -> list[Figure]:
     series = _distinct([_curve(labels.legend(run), run, run.cells) for run in runs], runs)
     title = "Plain extrapolation: perplexity at scale 1 beyond the native window"
     caption = (
-        "No interpolation at inference. The vertical line is the native window L. Asked in the discussion of the "
-        "paper: does E² tuning improve extrapolation without raising g?"
+        f"No interpolation at inference. {_INTERVALS} Dotted: the native window L. {_measured(runs)} Asked in the "
+        "discussion of the paper: does E² tuning improve extrapolation without raising g?"
     )
     return [_perplexity_figure("extrapolation", title, caption, {"": series}, {"": _natives(runs)})]
 
@@ -274,14 +288,17 @@ def _perplexity_figure(
         for axes in list(grid)[len(panels) :]:
             axes.set_axis_off()
         names = list(dict.fromkeys(line.label for panel in panels.values() for line in panel))
+        above = 0
         for axes, (heading, series) in zip(figure.axes, panels.items(), strict=False):
             draw_lines(axes, series, [names.index(line.label) for line in series])  # the same look in every panel
             length_axis(axes, [x for line in series for x in line.x])
-            value_axis(axes, [y for line in series for y in line.y], "Perplexity")
-            axes.set_title(wrapped(heading))
+            hues = [look(names.index(line.label))["color"] for line in series]
+            above = max(above, _perplexity_axis(axes, series, hues))
             mark_native(axes, natives.get(heading, ()))
             if len(panels) > 1:
                 axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), handlelength=3)
+        for axes, heading in zip(figure.axes, panels, strict=False):
+            axes.set_title(wrapped(heading), pad=6 + 9 * above)
         if len(panels) == 1:
             legend_below(figure, figure.axes[0])
         picture = to_png(figure)
@@ -291,6 +308,39 @@ def _perplexity_figure(
         for line in panel
     ]
     return Figure(name, title, caption, picture, series_table(name, title, labelled, "window", "perplexity"))
+
+
+BEYOND = 4  # times the lowest value
+
+
+def _axis_end(series: Sequence[Series]) -> float | None:
+    """Where the vertical axis ends before its highest value: where two lines or more stay below, and would lie flat."""
+    values = [y for line in series for y in line.y]
+    end = BEYOND * min(values)
+    stay = sum(max(line.y) <= end for line in series)
+    return end if max(values) > end and stay > 1 else None
+
+
+def _perplexity_axis(axes: Axes, series: Sequence[Series], hues: Sequence[str]) -> int:
+    """The vertical axis; values beyond its end stand above it, each in its line's colour: on how many lines of text."""
+    end = _axis_end(series)
+    value_axis(axes, [y for line in series for y in line.y if end is None or y <= end], "Perplexity")
+    if end is None:
+        return 0
+    points = [point for line in series for point in zip_longest(line.y, line.low, line.high) if point[0] <= end]
+    inside = [value for point in points for value in point if value is not None]
+    room = 0.05 * (max(inside) - min(inside)) or 1.0
+    axes.set_ylim(min(inside) - room, max(inside) + room)
+    stacked: dict[float, int] = defaultdict(int)
+    for line, hue in sorted(zip(series, hues, strict=True), key=lambda pair: max(pair[0].y)):  # the highest on top
+        for x, y in zip(line.x, line.y, strict=True):
+            if y > end:
+                at: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+                axes.annotate(
+                    f"▲ {y:,.4g}", (x, 1), (0, 3 + 9 * stacked[x]), ha="center", fontsize=7.5, color=hue, **at
+                )
+                stacked[x] += 1
+    return max(stacked.values())
 
 
 BUILDERS = (figure_1, figure_4, figure_5, figure_7, extrapolation)
