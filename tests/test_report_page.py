@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,20 @@ def test_a_task_of_its_own_name_is_named_once(tmp_path: Path) -> None:
     written: dict[str, str] = {}
     samples.write(scan(tmp_path), written.__setitem__)
     assert json.loads(written["samples/index.js"][len('e2benchLoad("index",') : -3])[0][1] == "passkey 512"
+
+
+def test_the_docs_are_built_with_the_pages_of_committed_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = Path(__file__).parents[1] / "docs" / "publish.py"
+    assert f"hooks: [docs/{file.name}]" in (file.parents[1] / "mkdocs.yml").read_text()
+    publish = runpy.run_path(str(file))
+    assert all((publish["ROOT"] / folder).is_dir() for folders in publish["REPORTS"].values() for folder in folders)
+    ppl_run(tmp_path / "runs" / "a", [(512, 1, 2.9)])
+    monkeypatch.setitem(publish["on_post_build"].__globals__, "REPORTS", {"small": [tmp_path / "runs"]})
+    publish["on_post_build"](config={"site_dir": str(tmp_path / "site")})
+    assert (tmp_path / "site" / "reports" / "small" / "index.html").exists()
+    publish["on_startup"](command="serve", dirty=False)
+    publish["on_post_build"](config={"site_dir": str(tmp_path / "served")})
+    assert not (tmp_path / "served").exists()
 
 
 def test_files_hold_many_samples_and_stay_small(tmp_path: Path) -> None:
