@@ -223,6 +223,19 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise RunFolderError(f"{path} cannot be written: {error.strerror}; choose another folder with --out") from None
 
 
+def check_writable(path: Path) -> None:
+    """Refuse a folder that --out names, and that could not be made or written in; nothing is made.
+
+    Raises RunFolderError.
+    """
+    with disk_errors(path):
+        there = next(one for one in (path, *path.parents) if one.exists())
+        if not there.is_dir():
+            raise RunFolderError(f"{there} is {'a file' if there.is_file() else 'no folder'}; give a folder with --out")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise RunFolderError(f"{there} cannot be written; choose another folder with --out")
+
+
 def make_folder(path: Path) -> None:
     """The folder that --out names, and those above it. RunFolderError for a file, or where none can be made."""
     if path.is_file():

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from contextvars import ContextVar
-from typing import IO
+from typing import IO, TextIO
 
 from e2bench.errors import printable
 
@@ -53,24 +55,27 @@ def failing_quietly() -> Iterator[None]:
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """Drop what libraries write to stderr inside, where that is no terminal: bars that cannot be turned off."""
-    try:
-        stderr = None if sys.stderr.isatty() else os.dup(2)
-    except OSError:  # closed
-        stderr = None
-    if stderr is None:
+    """Leave out the bars that a library draws inside and that no setting turns off, where stderr is no terminal."""
+    with redirect_stderr(sys.stderr if sys.stderr.isatty() else _NoBars(sys.stderr)):
         yield
-        return
-    sys.stderr.flush()
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    os.close(nowhere)
-    try:
-        yield
-    finally:
-        sys.stderr.flush()
-        os.dup2(stderr, 2)
-        os.close(stderr)
+
+
+class _NoBars(io.TextIOBase):
+    """Passes on what is written, but for pieces that go back to the start of their line, and the line's end then."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._after_bar = False
+
+    def write(self, text: str) -> int:
+        is_bar = "\r" in text
+        if not is_bar and not (self._after_bar and text == "\n"):
+            self._stream.write(text)
+        self._after_bar = is_bar
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
 
 
 def _memory() -> IO[bytes]:
@@ -86,6 +91,14 @@ def say(message: str) -> None:
         print(printable(message), file=sys.stderr, flush=True)
 
 
+def quoted(path: object) -> str:
+    """A path or name as a shell takes it, quoted where it has spaces."""
+    return shlex.quote(str(path))
+
+
 def say_next(*commands: str) -> None:
-    """Name what people do next, at the end of a command, on stderr: what is on stdout is the command's result."""
+    """Name what people do next, at the end of a command, on stderr: what is on stdout is the command's result.
+
+    Paths in `commands` are for a shell: see `quoted`.
+    """
     say(f"next: {', or '.join(commands)}")

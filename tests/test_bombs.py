@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
+from tqdm import tqdm
 
 from e2bench.data import corpus
 from e2bench.data.corpus import read_documents
@@ -26,7 +27,7 @@ from e2bench.errors import DataError, ModelError
 from e2bench.models import claims, loading
 from e2bench.models.gguf_header import GgufHeader
 from e2bench.models.loading import ModelSpec, check_source, embedded_model, load_tokenizer
-from e2bench.terminal import failing_quietly
+from e2bench.terminal import failing_quietly, without_bars
 
 # ---- parquet
 
@@ -224,3 +225,12 @@ def test_what_is_held_back_comes_after_a_call_that_succeeds(capfd: pytest.Captur
         raise ValueError("it failed")
     os.write(2, b"as before\n")
     assert capfd.readouterr().err == "as before\n"
+
+
+def test_bars_stay_out_of_a_log_and_warnings_do_not(capsys: pytest.CaptureFixture[str]) -> None:
+    with without_bars():
+        for _ in tqdm(range(2), desc="requests"):
+            pass
+        print("a warning", file=sys.stderr)
+    print("as before", file=sys.stderr)
+    assert capsys.readouterr().err == "a warning\nas before\n"

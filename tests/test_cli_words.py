@@ -191,6 +191,19 @@ def test_compare_says_what_its_star_means(cli: Cli, tmp_path: Path) -> None:
     assert "+100.00 *" in said and "does not contain 0" in " ".join(said.split())
 
 
+def test_the_next_step_is_for_a_shell_and_a_bad_folder_is_said_before_a_model_is_loaded(
+    cli: Cli, tmp_path: Path
+) -> None:
+    longbench_run(
+        tmp_path / "my run", tasks=["qasper"], predictions={"qasper": [prediction("qasper", 0, "a red barn")]}
+    )
+    assert f"next: e2bench report '{tmp_path}/my run' for its page" in cli("score", tmp_path / "my run").err
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "run"):
+        ended = cli("passkey", "--model", tmp_path / "absent", "--out", out)
+        assert ended.code == 2 and ended.err.endswith(f"{tmp_path}/file is a file; give a folder with --out\n")
+
+
 def test_two_samples_get_no_star(cli: Cli, tmp_path: Path) -> None:
     for name, text in (("a", "nothing of it"), ("b", "a red barn")):
         lines = [prediction("qasper", at, text) for at in range(2)]

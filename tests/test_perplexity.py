@@ -205,6 +205,8 @@ def test_documents_are_sampled_by_seed_and_too_few_are_counted() -> None:
     assert len(choose_documents(iter(documents), encode, min_tokens=50, docs=None, seed=1)) == 4
     with pytest.raises(DataError, match=r"4 of 5 documents have at least 50 tokens \(the longest has 80\), 9 needed"):
         choose_documents(iter(documents), encode, min_tokens=50, docs=9, seed=1)
+    with pytest.raises(DataError, match=r"0 of 5 documents have at least 9,999 tokens \(the longest has 80\)"):
+        choose_documents(iter(documents), encode, min_tokens=9999, docs=1, seed=1)
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgba
 from report_folders import attention_run, e2_config, longbench_run, passkey_run, ppl_run, profile
 
-from e2bench.reporting import ablations, curves, heads, maps
-from e2bench.reporting.figures import Series, _dark, canvas, draw_lines, plain
-from e2bench.reporting.runs import scan
+from e2bench.reporting import ablations, curves, heads, maps, ruler
+from e2bench.reporting.figures import Series, _dark, canvas, draw_lines, mark_native, plain, to_png
+from e2bench.reporting.runs import Run, scan
 from e2bench.reporting.selection import primary
 
 
@@ -67,6 +68,18 @@ def test_a_bar_goes_through_its_point_and_no_two_stand_on_one_place() -> None:
 def test_dark_colours_get_lighter_on_a_dark_ground() -> None:
     assert _dark("#E69F00") == "#E69F00"
     assert _dark("#0072B2") == pytest.approx((0.3, 0.447 + 0.3 * 0.553, 0.698 + 0.3 * 0.302, 1), abs=0.001)
+
+
+def test_numbers_on_a_map_and_words_on_a_box_are_read_on_a_dark_ground(tmp_path: Path) -> None:
+    scores = {"lengths": [{"length": 1024, "score": 20.0}], "details": {"vt": {"by_length": {"1024": {"score": 20.0}}}}}
+    figure = canvas(4, 3)
+    left, right = figure.subplots(1, 2)
+    ruler._map(left, Run(tmp_path, "run", "ruler", {}, scores), "run")
+    mark_native(right, [512])
+    to_png(figure)
+    [number], [words] = left.texts, right.texts
+    assert (number.get_text(), number.get_color()) == ("20", "white")  # on cividis' dark end, whatever the paper
+    assert sum(to_rgba(words.get_color())[:3]) > 1.5 > sum(words.get_bbox_patch().get_facecolor()[:3])
 
 
 def test_captions_say_how_it_was_measured(tmp_path: Path) -> None:

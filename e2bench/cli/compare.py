@@ -9,7 +9,7 @@ from typing import Any
 from e2bench.errors import E2BenchError, printable
 from e2bench.experiments.compare import compare
 from e2bench.runs.folder import words
-from e2bench.terminal import say_next
+from e2bench.terminal import quoted, say_next
 
 SHOWN_CHARS = 40
 FEWEST = 6  # samples that can tell two runs apart: if all of 5 changed one way, that is still chance at 2 / 2^5 > 0.05
@@ -27,7 +27,7 @@ def run(runs: list[Path], *, tasks: str | None, allow: str | None, as_json: bool
         return
     for result in results:
         _show(result)
-    say_next(f"e2bench report {' '.join(map(str, runs))} for a page with their answers side by side")
+    say_next(f"e2bench report {' '.join(map(quoted, runs))} for a page with their answers side by side")
 
 
 def _names(given: str | None) -> list[str]:

@@ -8,7 +8,7 @@ from e2bench.doctor.examine import examine
 from e2bench.errors import E2BenchError, printable
 from e2bench.experiments.options import Common
 from e2bench.models.findings import NOTE, WRONG, Finding
-from e2bench.terminal import say_next
+from e2bench.terminal import quoted, say_next
 
 MARKS = {"ok": "ok", NOTE: "note", WRONG: "WRONG"}
 
@@ -22,7 +22,7 @@ def run(common: Common, *, data: str | None, as_json: bool) -> None:
     else:
         _show(findings)
         if not wrong:
-            say_next(f"e2bench ppl --model {common.model}" if common.model else "e2bench ppl")
+            say_next(f"e2bench ppl --model {quoted(common.model)}" if common.model else "e2bench ppl")
     if wrong:
         raise E2BenchError(f"doctor: {len(wrong)} of {len(findings)} checks found what would make a number wrong")
 

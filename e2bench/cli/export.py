@@ -6,7 +6,7 @@ from e2bench.errors import E2BenchError
 from e2bench.experiments.loading import check_model, load_model, with_preset
 from e2bench.experiments.options import Common
 from e2bench.rope.windows import PER_INPUT, short_length, short_number
-from e2bench.terminal import say, say_next
+from e2bench.terminal import quoted, say, say_next
 
 
 def run(common: Common) -> None:
@@ -28,4 +28,5 @@ def run(common: Common) -> None:
     in_force = scaling or model.own_scaling
     g = short_number(in_force.factor) if in_force else 1
     say(f"{common.out}: {model.name} for {short_length(int(g * model.native_window))} tokens (g = {g})")
-    say_next(f"e2bench doctor --model {common.out}", f"e2bench serve-command --model {common.out}")
+    made = quoted(common.out)
+    say_next(f"e2bench doctor --model {made}", f"e2bench serve-command --model {made}")

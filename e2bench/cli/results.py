@@ -13,7 +13,7 @@ from e2bench.reporting.flat import SHARE, flat_table
 from e2bench.reporting.lm_eval import results_json
 from e2bench.reporting.table import to_csv
 from e2bench.rope.windows import short_length
-from e2bench.terminal import say_next
+from e2bench.terminal import quoted, say_next
 
 SHOWN = ("task", "length", "scale", "method", "metric", "value", "95 %", "n")
 NUMBERS = ("length", "scale", "value", "95 %", "n")  # a narrow terminal breaks the others, between words
@@ -35,7 +35,7 @@ def run(folder: Path, *, as_csv: bool, as_lm_eval: bool = False) -> None:
         return
     for _, rows in groupby(table.rows, key=lambda row: row["folder"]):
         _show([_cells(row) for row in rows])
-    say_next(f"e2bench results {folder} --csv unrounded, with the commit; shares are 0 to 1 there")
+    say_next(f"e2bench results {quoted(folder)} --csv unrounded, with the commit; shares are 0 to 1 there")
 
 
 def _cells(row: dict[str, Any]) -> dict[str, str]:

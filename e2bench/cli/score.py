@@ -12,7 +12,7 @@ from e2bench.experiments.stored import experiment_of, score_folder, write_scores
 from e2bench.files import make_folder, read_json
 from e2bench.runs.lines import RUN, SCORES, read_run
 from e2bench.scoring.averages import SCHEMES
-from e2bench.terminal import say_next
+from e2bench.terminal import quoted, say_next
 
 
 def run(folder: Path, *, as_json: bool, rouge_score: bool, out: Path | None = None) -> None:
@@ -102,4 +102,4 @@ def show(folder: Path, scores: dict[str, Any], written: Path | None = None) -> N
     console.print(
         escape(printable(f"written: {written or folder / SCORES}")), highlight=False, style="dim", soft_wrap=True
     )
-    say_next(f"e2bench report {folder} for its page", f"e2bench compare {folder} OTHER_RUN")
+    say_next(f"e2bench report {quoted(folder)} for its page", f"e2bench compare {quoted(folder)} OTHER_RUN")

@@ -13,7 +13,7 @@ from e2bench.models.loading import check_hub_id
 from e2bench.models.serving import BY_NAME, Command, Engine, Serving, check_servable
 from e2bench.rope.config import checkpoint_scaling, native_window
 from e2bench.rope.windows import PER_INPUT, scale_rule
-from e2bench.terminal import say, say_next
+from e2bench.terminal import quoted, say, say_next
 
 
 def run(common: Common, *, nodes: int, port: int) -> None:
@@ -47,7 +47,8 @@ def run(common: Common, *, nodes: int, port: int) -> None:
         print(line)
     if caveat := serving.caveat(scaling):
         say(caveat)
-    evaluate = f"e2bench longbench --model http://127.0.0.1:{port}/v1 --served-model {name} --tokenizer {name}"
+    served = f"--served-model {quoted(name)} --tokenizer {quoted(name)}"
+    evaluate = f"e2bench longbench --model http://127.0.0.1:{port}/v1 {served}"
     say_next(f"{evaluate} --native-window {native} --window {window} in another terminal")
 
 

@@ -8,7 +8,7 @@ from e2bench.cli.options import WITHOUT_DRY_RUN
 from e2bench.environment import check_launcher, number
 from e2bench.experiments.loading import quiet_bars
 from e2bench.extras import require
-from e2bench.terminal import say_next
+from e2bench.terminal import quoted, say_next
 
 
 def run(
@@ -51,10 +51,12 @@ def run(
         from e2bench.train.profiling import write_profile
 
         console.print(write_profile(loaded, folder))
-        say_next(f"e2bench report {folder} draws Figure 1")
+        say_next(f"e2bench report {quoted(folder)} draws Figure 1")
     elif train(loaded, folder, fresh=fresh):
         console.print(f"trained: {folder}")
-        say_next(f"e2bench ppl --model {folder}", f"e2bench export --model {folder} --scale G --out DIR")
+        say_next(
+            f"e2bench ppl --model {quoted(folder)}", f"e2bench export --model {quoted(folder)} --scale G --out DIR"
+        )
     else:
         console.print(f"stopped and saved in {folder}; the same command goes on from there")
         raise KeyboardInterrupt

@@ -175,9 +175,11 @@ def choose_documents(
     """
     long_enough: dict[str, Chosen] = {}
     longest = seen = 0
+    short: Document | None = None
     for document in documents:
         seen += 1
         if len(document.text.encode("utf-8", "surrogatepass")) < min_tokens // 2:
+            short = document if short is None or len(document.text) > len(short.text) else short
             continue  # far too short for any tokenizer: a token is half a byte at the very least
         if document.id in long_enough:
             continue
@@ -187,6 +189,7 @@ def choose_documents(
             long_enough.setdefault(document.id, Chosen(document, ids))
     found = list(long_enough.values())
     if not found or len(found) < (docs or 1):
+        longest = max(longest, len(encode_beginning(short, encode, None)) if short else 0)
         raise DataError(
             f"{len(found)} of {seen} documents have at least {min_tokens:,} tokens (the longest has {longest:,}), "
             f"{docs or 1} needed; give fewer --docs, shorter --lengths or a smaller --min-tokens"

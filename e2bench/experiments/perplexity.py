@@ -173,8 +173,8 @@ class Perplexity(Experiment):
     def _say_demo(self, docs: int, max_windows: int) -> None:
         """The demo documents show what a window is worth in minutes, not in the hours of the whole protocol."""
         say(
-            f"{'no --data given' if self.data is None else '--data demo'}: {docs} demo documents (the installed "
-            f"Python's own source files), of each the last {max_windows} windows a length (stride {self.stride}); "
+            f"{'no --data given' if self.data is None else '--data demo'}: demo documents (the installed Python's own "
+            f"source files): {docs}, windows of each at a length: the last {max_windows} (stride {self.stride}); "
             "--data FILE, --docs and --max-windows for more"
         )
 

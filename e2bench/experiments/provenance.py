@@ -99,7 +99,7 @@ def _familiar(of: type[Experiment], manifest: Mapping[str, Any]) -> str:
 def _amount(of: type[Experiment], scores: Mapping[str, Any], scored: int) -> str:
     """How much was measured, in the experiment's own unit."""
     if scored:
-        return f"{scored:,} samples"
+        return f"{scored:,} sample{'' if scored == 1 else 's'}"
     cells = scores.get(of.cells) if of.cells else None
     unit = of.amount
     found = [c[unit] for c in cells if isinstance(c, dict) and _count(c.get(unit))] if isinstance(cells, list) else []

@@ -16,6 +16,7 @@ from e2bench.experiments.loading import check_model, factors_of, load_model, tel
 from e2bench.experiments.options import LOCAL, Common
 from e2bench.experiments.tracking import check_tracker, log_run
 from e2bench.experiments.training import familiar, trained_on
+from e2bench.files import check_writable
 from e2bench.models.identity import tokenizer_hash
 from e2bench.models.loading import device_name
 from e2bench.rope.factors import Factors
@@ -26,6 +27,8 @@ from e2bench.runs.manifest import manifest, shareable
 from e2bench.runs.processes import Processes
 from e2bench.settings import flag
 from e2bench.terminal import say
+
+RESULTS = Path("results")  # where runs without --out go
 
 # Settings that runs of before 2026-11-27 did not record: a folder that lacks them goes on, and this is said.
 LATER = frozenset({"weights", "eos", "tokenizer", "device"})
@@ -57,6 +60,7 @@ def run_experiment(experiment: Experiment, common: Common, model: Any = None) ->
     if common.dry_run:
         dry_run(experiment, common, model)
         return None
+    check_writable(common.out or RESULTS)
     if model is None:
         check_model(common)
     inputs = experiment.inputs(common)
@@ -107,7 +111,7 @@ def run_plan(experiment: Experiment, common: Common, model: Any, rule: ScaleRule
     model.expect(plan.scalings or single)
     if plan.scaling is not None:
         model.check_scaling(plan.scaling)
-    out = common.out or Path("results") / experiment.folder_name(model.name, rule, plan)
+    out = common.out or RESULTS / experiment.folder_name(model.name, rule, plan)
     with model.rope.using(plan.scaling, plan.length):  # what run.json shows as in force
         folder = open_run(experiment, common, model, rule, plan, processes, out)
     check_alike(folder.manifest["resolved"], processes)

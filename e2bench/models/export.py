@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from e2bench.errors import ModelError, RunFolderError
+from e2bench.errors import E2BenchError, ModelError, RunFolderError
 from e2bench.files import disk_errors, read_json, write_atomic, write_json
 from e2bench.models.findings import NOTE, OK, find
 from e2bench.models.local import Model
@@ -65,7 +65,7 @@ def _write(
         facts = {"source": model.name, "method": in_force.method, "scale": short_number(in_force.factor)}
         write_json(folder / MARK, {**facts, "native_window": model.native_window, "window": window})
         hf.save_pretrained(folder)
-    except OSError:
+    except (OSError, E2BenchError):
         raise
     except Exception as error:  # a config class that takes no such scaling (Phi-3) says so in its own way
         raise ModelError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -21,6 +22,7 @@ from e2bench.models.tokenizers import checked
 from e2bench.rope.switch import divide_frequencies
 from e2bench.terminal import failing_quietly
 
+TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "config.json")
 PICKLED = ("pytorch_model*.bin", "*.pt", "*.pth", "adapter_model.bin", "*.ckpt")
 
 
@@ -231,11 +233,14 @@ def _source(spec: ModelSpec) -> tuple[dict[str, Any], Path | None]:
     return {"pretrained_model_name_or_path": spec.path, **common}, None
 
 
-def check_hub_id(name: str, revision: str = "main") -> None:
-    """Raises ModelError for a name that is neither a folder nor a hub id, and for a hub id that cannot be had now."""
+def check_hub_id(name: str, revision: str = "main", files: Sequence[str] = ("config.json",)) -> None:
+    """Raises ModelError for a name that is neither a folder nor a hub id, and for a hub id that cannot be had now.
+
+    files: one of them is there where it can be had without the hub.
+    """
     if name.startswith(("/", ".", "~")) or name.count("/") != 1:
         raise ModelError(f"no folder or file {name}; give a folder, a .gguf file or a hub id (owner/name)")
-    if not is_online() and not is_cached(name, "config.json", revision):
+    if not is_online() and not any(is_cached(name, file, revision) for file in files):
         raise ModelError(f"{name} is not in the hub's cache, and {OFFLINE}; give a folder or a .gguf file")
 
 
@@ -368,7 +373,11 @@ def _plain_tokenizer(spec: ModelSpec, source: dict[str, Any]) -> Any:
 def _tokenizer_source(name: str, trust_remote_code: bool) -> dict[str, Any]:
     path = Path(name)
     if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelError(f"no file {path}; --tokenizer takes a .gguf file, a folder or a hub id")
         return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+    if not path.is_dir():
+        check_hub_id(name, files=TOKENIZER_FILES)
     return {"pretrained_model_name_or_path": name, "trust_remote_code": trust_remote_code}
 
 

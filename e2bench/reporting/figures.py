@@ -141,6 +141,8 @@ def _darken(figure: Canvas) -> None:
             continue
         if isinstance(artist, Text):
             artist.set_color(_dark(artist.get_color()))
+            if box := artist.get_bbox_patch():  # no child of its own
+                box.set_facecolor(_dark(box.get_facecolor()))
         elif isinstance(artist, Line2D):
             # Read before one is set: a marker's colours may be those of its line.
             line, edge, face = artist.get_color(), artist.get_markeredgecolor(), artist.get_markerfacecolor()

@@ -89,8 +89,8 @@ def _depth_maps(
             axes.set_ylabel(f"Depth of the {_HIDDEN[experiment]}" if at % per_row == 0 else "")
         png = to_png(figure)
     caption = (
-        f"{about} Above over all depths with the Wilson 95 % interval, below each depth{_trials(grids)}. Depth 0 is "
-        f"the start of the input. {' '.join(sorted(set(map(described, kinds))))} E²-LLM has no such table."
+        f"{about} At the top all depths together, with the Wilson 95 % interval; below each depth{_trials(grids)}. "
+        f"Depth 0 is the start of the input. {' '.join(sorted(set(map(described, kinds))))} E²-LLM has no such table."
     )
     data = [
         row for run, name, grid in zip(runs, names, grids, strict=True) for row in _depth_rows(run, name, grid, words)

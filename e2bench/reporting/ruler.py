@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
 
 from e2bench.reporting import labels, tables
-from e2bench.reporting.figures import Figure, Series, canvas, draw_lines, length_axis, plain, style, to_png
+from e2bench.reporting.figures import ON_MAP, Figure, Series, canvas, draw_lines, length_axis, plain, style, to_png
 from e2bench.reporting.runs import Results, Run, interval
 from e2bench.reporting.table import EXACT, Column, Row, Table
 from e2bench.scoring.ruler import effective_length, weighted_mean
@@ -185,7 +185,7 @@ def _map(axes: Axes, run: Run, name: str) -> None:
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
             ink = "white" if value < 55 else "black"
-            axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=ink)
+            axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=ink, gid=ON_MAP)
 
 
 BUILDERS = (means,)

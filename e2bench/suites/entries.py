@@ -126,7 +126,7 @@ def _only(pieces: Sequence[Piece], names: Sequence[str]) -> frozenset[str]:
         meant = [piece.title for piece in pieces if name in (piece.title, *_groups(piece))]
         if not meant and name != REPORT:
             groups = dict.fromkeys(group for piece in pieces for group in _groups(piece))
-            raise UnknownName("piece of the suite", name, [*groups, *titles, REPORT])
+            raise UnknownName("piece of the suite", name, [*filter(None, groups), *titles, REPORT])
         found.update(meant or [REPORT])
     return frozenset(found)
 

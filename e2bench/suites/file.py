@@ -55,7 +55,8 @@ def read_file(name: str, values: Mapping[str, Any], options: Mapping[str, Any]) 
     file = SuiteFile(path.stem, shown, top, frozenset(_variables(top, shown)))
     for key in values:
         if key not in file.variables:
-            raise UnknownName(f"variable of {shown}", key, sorted(file.variables), hint=f"{shown} has no variables")
+            hint = "" if file.variables else f"{shown} has no variables"
+            raise UnknownName(f"variable of {shown}", key, sorted(file.variables), hint=hint)
     same = {key: value for key, value in options.items() if key in file.variables}
     known = {**top.pop("variables", {}), **same, **values}
     _check_needs(file, known)
