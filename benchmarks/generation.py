@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from _common import LONGBENCH, alternate, write
 
+from e2bench.models.attention import SDPA
 from e2bench.models.invariant import InvariantModel
-from e2bench.models.kvcache import ATTENTION
 from e2bench.models.loading import ModelSpec
 from e2bench.models.local import Model
 from e2bench.models.protocols import Prompt
@@ -67,7 +67,7 @@ def engine(model: Model, prompts: list[Prompt], scaling: RopeScaling) -> Callabl
     """New tokens of one batch, decoded together."""
 
     def call() -> int:
-        model.hf.set_attn_implementation(ATTENTION)
+        model.hf.set_attn_implementation(SDPA)
         return sum(len(generation.ids) for _, generation in model.generate(prompts, scaling))
 
     return call

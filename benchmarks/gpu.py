@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,13 @@ from _common import RESULTS, alternate, machine, ratio, seconds, write
 from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from e2bench.extras import is_installed
+from e2bench.models.attention import SDPA
 from e2bench.models.compiled import compile_pass
 from e2bench.models.invariant import InvariantModel
-from e2bench.models.kvcache import ATTENTION
 from e2bench.models.local import Model
 from e2bench.models.memory import release_memory
+from e2bench.models.names import FLASH
 from e2bench.models.protocols import Prompt
 from e2bench.models.queued import WORTH, steps_for
 from e2bench.models.steps import Row
@@ -160,7 +163,7 @@ def score(bench: Bench, model: Model, tokens: int) -> dict[str, Any]:
     def bare() -> None:
         model.hf.set_attn_implementation("sdpa")
         model.hf.base_model(input_ids=ids, use_cache=False)
-        model.hf.set_attn_implementation(ATTENTION)
+        model.hf.set_attn_implementation(SDPA)
 
     calls: dict[str, Callable[[], Any]] = {"ours": lambda: model.token_nll(ids, first=first), "bare": bare}
     if tokens > model.chunk_tokens and model.needed_bytes(tokens) < 0.9 * model.free_bytes():
@@ -259,7 +262,7 @@ def generate(bench: Bench, model: Model, count: int, tokens: int, new: int) -> d
             ids = torch.tensor([prompt.ids], device=bench.device)
             whole = model.hf.generate(ids, attention_mask=torch.ones_like(ids), **how)
             answers.append(whole[0, len(prompt.ids) :].tolist())
-        model.hf.set_attn_implementation(ATTENTION)
+        model.hf.set_attn_implementation(SDPA)
 
     reading = min(seconds(lambda: model.prefill(prompts[0].ids, model.new_cache(tokens))) for _ in range(2))
     peak = bench.peak_gib(ours)  # warms up too
@@ -277,6 +280,31 @@ def generate(bench: Bench, model: Model, count: int, tokens: int, new: int) -> d
         "peak_gib": peak,
         "equal_to_plain": equal,
     }
+
+
+def flash(bench: Bench, shape: str) -> Iterator[dict[str, Any]]:
+    """A prompt read with SDPA's kernels and with those of every flash-attn that is installed."""
+    plain = shaped(bench, shape)
+    named = [name for name, package in FLASH.items() if bench.device == "cuda" and is_installed(package)]
+    if not named or bench.exact:
+        yield {"left_out": "16 bits only" if bench.exact and named else "flash-attn is not installed"}
+        return
+    others = {name: Model(plain.hf, plain.tokenizer, name=shape, attention=name) for name in named}
+    for _, tokens, _ in bench.sizes.generations:
+        ids = ids_of(bench, 1, tokens)[0].tolist()
+        calls = {name: partial(read_by, model, ids) for name, model in {"sdpa": plain, **others}.items()}
+        want = calls["sdpa"]()
+        same = {name: bench.same(name, calls[name](), want) for name in named}
+        times = alternate(calls, bench.sizes.rounds)
+        yield {"tokens": tokens, "seconds": medians(times), "grouped": {name: others[name].grouped for name in named},
+               "sdpa / flash": {name: ratio(times["sdpa"], times[name]) for name in named}, "same": same}  # fmt: skip
+        release_memory()
+
+
+def read_by(model: Model, ids: list[int]) -> torch.Tensor:
+    """Prefill with the attention of one of several models over the same weights; the last hidden state."""
+    model.hf.set_attn_implementation(model.ours if model.grouped else model.attention)
+    return model.prefill(ids, model.new_cache(len(ids)))
 
 
 def invariant(bench: Bench, shape: str) -> Iterator[dict[str, Any]]:
@@ -374,7 +402,7 @@ PLAN: tuple[tuple[Callable[[Bench, str], Iterator[dict[str, Any]]], str, float],
     (ceilings, "", 0.01), (scoring, "7b", 0.34), (batches, "smollm2", 0.12), (decode, "7b", 0.06),
     (generation, "7b", 0.18), (decode, "smollm2", 0.03), (scoring, "1b", 0.08), (training, "1b", 0.04),
     (training, "smollm2", 0.03), (batches, "1b", 0.04), (decode, "1b", 0.03),
-    (invariant, "1b", 0.04),
+    (invariant, "1b", 0.04), (flash, "7b", 0.02),
 )  # fmt: skip
 
 

@@ -83,9 +83,9 @@ def main() -> None:
     one_pass = model.one_pass
 
     def ours(one_pass: bool = one_pass) -> None:
-        from e2bench.models.kvcache import ATTENTION
+        from e2bench.models.attention import SDPA
 
-        model.hf.set_attn_implementation(ATTENTION)
+        model.hf.set_attn_implementation(SDPA)
         model.one_pass = one_pass
         cell = Cell("0" * 16, ids, window, scaling, tuple(windows))
         with tempfile.TemporaryDirectory() as out:

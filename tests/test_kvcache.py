@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from e2bench.models.kvcache import KVCache, KVLayer, grouped_attention, ragged
+from e2bench.models.attention import grouped_attention
+from e2bench.models.kvcache import KVCache, KVLayer, ragged
 
 # Shapes: B rows, H query heads, K key-value heads, Tq queries, N keys, D head dimension.
 MODULE = torch.nn.Identity()

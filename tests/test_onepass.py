@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from e2bench.experiments.windows import Cell, Protocol, items_of, measuring
-from e2bench.models import body, compiled, configured, kvcache, memory
+from e2bench.models import attention, body, compiled, configured, memory
 from e2bench.models.findings import NOTE, OK
 from e2bench.models.loading import ModelSpec
 from e2bench.models.local import Model
@@ -59,7 +59,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (body, configured):
         monkeypatch.setattr(module, "CHUNK_TOKENS", 32)
         monkeypatch.setattr(module, "SCORED_ROWS", 16)
-    monkeypatch.setattr(kvcache, "BAND_TOKENS", 16)
+    monkeypatch.setattr(attention, "BAND_TOKENS", 16)
     monkeypatch.setitem(configured.PIECE_TOKENS, "cpu", 48)
 
 
@@ -142,10 +142,10 @@ def test_each_key_head_is_spread_over_its_group(tiny_model: Model) -> None:
     """What float32 takes on a GPU, on the CPU: heads spread, no grouping left to the kernel."""
     generator = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(2, heads, 9, 8, generator=generator) for heads in (6, 2, 2))
-    want, _ = kvcache.grouped_attention(model := torch.nn.Identity(), query, key, value)
-    wide = kvcache.expanded(key, 6), kvcache.expanded(value, 6)
-    assert [states.shape[1] for states in wide] == [6, 6] and kvcache.expanded(query, 6) is query
-    torch.testing.assert_close(kvcache.grouped_attention(model, query, *wide)[0], want)
+    want, _ = attention.grouped_attention(model := torch.nn.Identity(), query, key, value)
+    wide = attention.expanded(key, 6), attention.expanded(value, 6)
+    assert [states.shape[1] for states in wide] == [6, 6] and attention.expanded(query, 6) is query
+    torch.testing.assert_close(attention.grouped_attention(model, query, *wide)[0], want)
 
 
 def test_windows_are_scored_together_where_they_fit(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

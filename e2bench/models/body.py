@@ -16,8 +16,9 @@ from torch import Tensor
 from e2bench.compat import cache_arguments
 from e2bench.errors import ModelError
 from e2bench.models import memory
+from e2bench.models.attention import implementation
 from e2bench.models.configured import CHUNK_TOKENS, SCORED_ROWS, Configured
-from e2bench.models.kvcache import ATTENTION, Kernel, KVCache, ragged
+from e2bench.models.kvcache import Kernel, KVCache, ragged
 from e2bench.models.pieces import TokenPieces, tokenwise
 from e2bench.models.tokenizers import check_ids, check_vocabulary
 from e2bench.rope.config import checkpoint_scaling, native_window, text_config
@@ -34,8 +35,9 @@ PACKED_TOKENS = 16384  # of short prompts read together: enough to fill a GPU wi
 class Body(Configured):
     """Weights and tokenizer, and every way through them. The scaling is the one in force in `rope`.
 
-    grouped: whether our attention over our cache is used.    croppable: whether a cache can be cut back.
-    pieces: the parts of layers that take tokens in pieces.    graphs: until a decoding step cannot be captured.
+    ours: transformers' name for our attention, None where `--attn` has none.    grouped: whether it and our cache are
+    used.    croppable: whether a cache can be cut back.    pieces: the parts of layers that take tokens in pieces.
+    graphs: until a decoding step cannot be captured.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Body(Configured):
             self.own_scaling = RopeScaling("checkpoint", self.own_scaling.factor)  # its class fixes them (Hunyuan)
         self.vocab_size = int(hf.get_input_embeddings().weight.shape[0])
         check_vocabulary(tokenizer, self.vocab_size, name)
+        self.ours = implementation(attention)
         self.grouped, self.chunked, self.croppable, self.one_pass = False, True, True, False
         self.pieces = TokenPieces(tokenwise(hf), self.piece_tokens)
         self.compiled = None
@@ -264,12 +267,12 @@ class Body(Configured):
 
     @contextmanager
     def plain_attention(self) -> Iterator[None]:
-        """transformers' own SDPA inside, which takes masks: for code that pads its batches, as lm-eval does."""
+        """transformers' own attention inside, which takes masks: for code that pads its batches, as lm-eval does."""
         if not self.grouped:
             yield
             return
-        self.hf.set_attn_implementation("sdpa")
+        self.hf.set_attn_implementation(self.attention)
         try:
             yield
         finally:
-            self.hf.set_attn_implementation(ATTENTION)
+            self.hf.set_attn_implementation(self.ours)

@@ -1,11 +1,9 @@
-"""A preallocated key-value cache and the attention that reads it: no mask of N × N, no copy of grouped heads.
+"""A preallocated key-value cache whose rows may have different lengths.
 
-Shapes: B rows, H query heads, K key-value heads (H = K·G), Tq query tokens, N key tokens, D head dimension.
+Shapes: B rows, K key-value heads, Tq query tokens, N key tokens, D head dimension.
 
-transformers' own cache grows by concatenation and its SDPA call repeats grouped key/value heads under a mask; on long
-inputs both cost more than the weights' reading. Here each row of a batch writes into its own slice of one buffer, rows
-may have different lengths, and the G heads of a group are folded into the query axis. The function is registered as an
-attention implementation without a mask function, so transformers builds no mask and looks for no packed sequences.
+transformers' own cache grows by concatenation, which on long inputs costs more than reading the weights. Here each row
+of a batch writes into its own slice of one buffer.
 """
 
 from __future__ import annotations
@@ -16,14 +14,10 @@ from functools import cached_property
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from transformers import AttentionInterface
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-ATTENTION = "e2bench_sdpa"
 Kernel = Callable[..., Tensor]  # `decode_kernel.decode_attention`, or one with its signature
-BAND_TOKENS = 4096  # queries of a sliding window's mask; bounds memory, not results
 
 
 class KVLayer(CacheLayerMixin):
@@ -53,8 +47,7 @@ class KVLayer(CacheLayerMixin):
         """Append (rows, K, Tq, D) states and return all of them, (rows, K, N, D) views."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        step = _ragged
-        if step is not None:
+        if step := current_step():
             rows, columns = step.rows.to(self.keys.device), step.lengths.to(self.keys.device) - 1  # layers over GPUs
             fed = slice(len(rows))  # behind them come rows that fill the step up
             self.keys[rows, :, columns] = key_states[fed, :, 0]
@@ -123,7 +116,7 @@ class KVCache(Cache):
         return view
 
 
-class _Ragged:
+class Step:
     """One decoding step over rows of different lengths (each counting the token now being written)."""
 
     def __init__(self, lengths: Tensor, rows: Tensor | None, kernel: Kernel | None) -> None:
@@ -172,7 +165,7 @@ class _Ragged:
         return torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, -torch.inf)[:, None, None]
 
 
-_ragged: _Ragged | None = None
+_step: Step | None = None
 
 
 @contextmanager
@@ -182,159 +175,14 @@ def ragged(lengths: Tensor, rows: Tensor | None = None, kernel: Kernel | None = 
     lengths: (B,) int64, tokens of each row with the new one.    rows: (B,) int64, places in the cache (the first B).
     kernel: what attends, over all rows of the cache; None: matrix products on a CPU, a mask on a GPU.
     """
-    global _ragged
-    _ragged = _Ragged(lengths, rows, kernel)
+    global _step
+    _step = Step(lengths, rows, kernel)
     try:
         yield
     finally:
-        _ragged = None
+        _step = None
 
 
-def grouped_attention(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None = None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    sliding_window: int | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """Causal attention of the last Tq of N tokens: (B, H, Tq, D), (B, K, N, D) -> (B, Tq, H, D).
-
-    The signature is that of transformers' attention interface (`integrations/sdpa_attention.py`); the result equals its
-    SDPA up to rounding. Raises ValueError for what this function does not compute (a mask, soft-capped scores, sinks),
-    so that nothing is left out in silence.
-    """
-    if attention_mask is not None or kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
-        raise ValueError("masks, soft-capped scores and learned sinks need --attn eager")
-    queries, keys = query.shape[2], key.shape[2]
-    window = sliding_window if sliding_window is not None and sliding_window < keys else None
-    if _ragged is not None:
-        output = _of_a_step(_ragged, query, key, value, window, scaling)
-    elif window is not None:
-        output = _banded(query, key, value, window, scaling)
-    elif queries == keys:
-        key, value = _spread(query, key), _spread(query, value)
-        output = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
-    elif queries == 1 and not query.is_cuda:
-        output = _row_by_row(query, key, value, [(row, keys) for row in range(query.shape[0])], None, scaling)
-    elif queries == 1:
-        output = _folded(query, key, value, None, scaling)
-    elif query.is_cuda:
-        from torch.nn.attention.bias import causal_lower_right
-
-        bias = causal_lower_right(queries, keys)
-        key, value = _spread(query, key), _spread(query, value)
-        output = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scaling, enable_gqa=True)
-    else:
-        output = _chunk_after_past(query, key, value, scaling)
-    return output.transpose(1, 2).contiguous(), None
-
-
-def _of_a_step(
-    step: _Ragged, query: Tensor, key: Tensor, value: Tensor, window: int | None, scaling: float | None
-) -> Tensor:
-    """One token a row, each row over its own length; rows that only fill the step up get zeros."""
-    rows = step.lengths.shape[0]
-    query, filling = query[:rows], query.shape[0] - rows
-    if step.kernel:
-        output = step.kernel(query, key, value, step.lengths, scaling, window)
-    elif not query.is_cuda:
-        output = _row_by_row(query, key, value, list(zip(step.places, step.counts, strict=True)), window, scaling)
-    else:
-        mask = step.mask(window, query.dtype, query.device)
-        output = _folded(query, key[step.index], value[step.index], mask, scaling)
-    return F.pad(output, (0, 0, 0, 0, 0, 0, 0, filling)) if filling else output
-
-
-def _spread(query: Tensor, states: Tensor) -> Tensor:
-    """Keys or values (B, K, N, D) as the kernel for `query` takes them: (B, H, N, D) in float32 on a GPU.
-
-    Flash and cuDNN kernels take float16 and bfloat16 only. Of the others one holds no N × N matrix, and in many
-    versions of torch it takes no grouped heads: the call would fall through to the one that does.
-    """
-    if not query.is_cuda or query.dtype.itemsize < 4:
-        return states
-    return expanded(states, query.shape[1])
-
-
-def expanded(states: Tensor, heads: int) -> Tensor:
-    """(B, K, N, D) -> (B, H, N, D): each key head once for every query head of its group."""
-    return states if states.shape[1] == heads else states.repeat_interleave(heads // states.shape[1], 1)
-
-
-def _folded(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
-    """One query token a row: the G heads of a group become G query rows of their key head."""
-    rows, heads, _, dim = query.shape
-    groups = query.reshape(rows, key.shape[1], heads // key.shape[1], dim)
-    output = F.scaled_dot_product_attention(groups, key, value, attn_mask=mask, scale=scaling)
-    return output.reshape(rows, heads, 1, value.shape[-1])
-
-
-def _row_by_row(
-    query: Tensor, key: Tensor, value: Tensor, read: list[tuple[int, int]], window: int | None, scaling: float | None
-) -> Tensor:
-    """`_folded` on the CPU, where SDPA with so few queries takes 3 times as long (float32 and bfloat16 alike).
-
-    read: for each query its row of the keys, and how many tokens of it. Two matrix products a row, the keys first:
-    (K, N, D) × (K, D, G), then a softmax in at least float32. Each row reads the tokens it has and no others, so none
-    is masked; in bfloat16 a whole batch at once would be copied first.
-    """
-    rows, heads, _, dim = query.shape
-    kv_heads = key.shape[1]
-    groups = (query * (dim**-0.5 if scaling is None else scaling)).reshape(rows, kv_heads, heads // kv_heads, dim)
-    exact = torch.promote_types(query.dtype, torch.float32)
-    output = query.new_empty(rows, kv_heads, heads // kv_heads, value.shape[-1])
-    for at, (row, end) in enumerate(read):
-        seen = slice(0 if window is None else max(0, end - window), end)
-        scores = torch.bmm(key[row, :, seen], groups[at].transpose(1, 2)).transpose(1, 2)
-        shares = scores.to(exact).softmax(-1).to(value.dtype)
-        output[at] = torch.bmm(shares, value[row, :, seen])
-    return output.reshape(rows, heads, 1, value.shape[-1])
-
-
-def _banded(query: Tensor, key: Tensor, value: Tensor, window: int, scaling: float | None) -> Tensor:
-    """Sliding-window attention, a block of queries at a time: the mask is block × (window + block), never Tq × N."""
-    queries, keys = query.shape[2], key.shape[2]
-    block = min(window, BAND_TOKENS)
-    blocks = []
-    for begin in range(0, queries, block):
-        end = min(begin + block, queries)
-        last = keys - queries + end  # one after the last key that this block sees
-        first = max(0, last - (end - begin) - window + 1)
-        ahead = (
-            torch.arange(first, last, device=query.device)[None]
-            - torch.arange(last - (end - begin), last, device=query.device)[:, None]
-        )
-        mask = (ahead <= 0) & (ahead > -window)
-        near, values = key[:, :, first:last], value[:, :, first:last]
-        if query.is_cuda:  # its one kernel that takes masks takes no grouped heads in many versions of torch
-            near, values = expanded(near, query.shape[1]), expanded(values, query.shape[1])
-        part = query[:, :, begin:end]
-        output = F.scaled_dot_product_attention(part, near, values, attn_mask=mask, scale=scaling, enable_gqa=True)
-        blocks.append(output)
-    return blocks[0] if len(blocks) == 1 else torch.cat(blocks, 2)
-
-
-def _chunk_after_past(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
-    """A chunk of Tq queries after N - Tq earlier tokens, on the CPU.
-
-    Two flash calls, the past in full and the chunk causally, joined by their log-sum-exp (FlashAttention's own block
-    rule): SDPA alone would need a Tq × N mask.
-    """
-    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    rows, heads, queries, dim = query.shape
-    groups, past = heads // key.shape[1], key.shape[2] - queries
-    folded = query.reshape(rows, key.shape[1], groups * queries, dim)
-    before, lse_before = flash(folded, key[:, :, :past], value[:, :, :past], 0.0, False, scale=scaling)
-    own_key, own_value = expanded(key[:, :, past:], heads), expanded(value[:, :, past:], heads)
-    within, lse_within = flash(query, own_key, own_value, 0.0, True, scale=scaling)
-    share = torch.sigmoid(lse_before.reshape(rows, heads, queries) - lse_within)[..., None]
-    before = before.reshape(rows, heads, queries, -1)
-    exact = torch.promote_types(query.dtype, torch.float32)
-    return torch.lerp(within.to(exact), before.to(exact), share.to(exact)).to(query.dtype)
-
-
-AttentionInterface.register(ATTENTION, grouped_attention)
+def current_step() -> Step | None:
+    """The decoding step of the forward pass that runs; None outside `ragged`."""
+    return _step

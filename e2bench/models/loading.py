@@ -18,6 +18,7 @@ from e2bench.models.adapters import merge_adapter
 from e2bench.models.claims import check_adapter_folder, check_folder_claims, check_hub_claims
 from e2bench.models.gguf_file import GgufFile, GgufRope, one_reading, tell
 from e2bench.models.keys import check_keys
+from e2bench.models.names import FLASH
 from e2bench.models.tokenizers import checked
 from e2bench.rope.switch import divide_frequencies
 from e2bench.terminal import failing_quietly
@@ -121,6 +122,11 @@ def load_weights(spec: ModelSpec) -> Loaded:
         )
     if spec.device_map is None:
         hf = _guarded(spec, lambda: hf.to(torch.device(device)), f"copy on {device}")
+    if spec.attention in FLASH and (hf.device.type != "cuda" or hf.dtype.itemsize != 2):
+        dtype = str(hf.dtype).removeprefix("torch.")
+        raise ModelError(
+            f"--attn {spec.attention} needs a GPU and --dtype bfloat16 or float16, got {hf.device.type} and {dtype}"
+        )
     tokenizer = _tokenizer(spec, source, adapter)
     if gguf is None:
         return Loaded(hf, tokenizer)
@@ -285,8 +291,8 @@ def _is_native(config: dict[str, Any]) -> bool:
 def _check_ways(spec: ModelSpec) -> None:
     """Refuse an attention that is not installed, and what `InvariantModel` cannot be."""
     name = spec.attention
-    if package := {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}.get(name):
-        require(package, "flash", f"--attn {name}")
+    if name in FLASH:
+        require(FLASH[name], "flash", f"--attn {name}")
     if not spec.batch_invariant:
         return
     beside = {

@@ -18,7 +18,6 @@ from torch import Tensor
 from e2bench.errors import ModelError
 from e2bench.models.body import Body
 from e2bench.models.findings import NOTE, OK, WRONG, find
-from e2bench.models.kvcache import ATTENTION
 from e2bench.models.memory import is_exhausted
 from e2bench.models.queued import decoding_kernel
 from e2bench.rope.methods import RopeScaling
@@ -39,9 +38,9 @@ def choose_ways(model: Body) -> None:
     ids = probe_ids(model, TOKENS)
     with narrowed(model, WINDOW):
         want = model.hf(input_ids=ids, use_cache=False).logits[0]
-        if model.attention == "sdpa":
+        if model.ours:
             model.grouped = True
-            model.hf.set_attn_implementation(ATTENTION)
+            model.hf.set_attn_implementation(model.ours)
             if all(reproduces(model, want, trial(model, ids)) for trial in (one_pass, chunks, steps)):
                 model.croppable = reproduces(model, want, cut_back(model, ids))
                 with model.pieces.of(CHUNK):

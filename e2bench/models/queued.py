@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from e2bench.models.body import Body
-from e2bench.models.kvcache import ATTENTION, Kernel
+from e2bench.models.kvcache import Kernel
 from e2bench.models.memory import is_exhausted
 from e2bench.models.steps import NOT_FINITE, Row, Steps, choose
 from e2bench.terminal import say
@@ -35,7 +35,7 @@ def decoding_kernel() -> Kernel | None:
 def steps_for(model: Body, cache: Any) -> Steps:
     """Queued steps for a model that is on one GPU and runs our attention; not while that is recorded."""
     devices = {p.device for p in model.hf.parameters()}
-    ours = model.grouped and model.hf.config._attn_implementation == ATTENTION  # recording sets another one
+    ours = model.grouped and model.hf.config._attn_implementation == model.ours  # recording sets another one
     if ours and len(devices) == 1 and model.device.type == "cuda" and (kernel := decoding_kernel()):
         return QueuedSteps(model, cache, kernel)
     return Steps(model, cache)

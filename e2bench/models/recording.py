@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from e2bench.errors import E2BenchError, ModelError
+from e2bench.models.attention import grouped_attention
 from e2bench.models.body import Body
-from e2bench.models.kvcache import ATTENTION, grouped_attention
 
 if TYPE_CHECKING:
     from e2bench.models.protocols import Rows
@@ -147,7 +147,7 @@ def recording(model: Body, recorder: Rows) -> Iterator[None]:
         recorder.close()
     finally:
         if model.grouped:
-            model.hf.set_attn_implementation(ATTENTION)
+            model.hf.set_attn_implementation(model.ours)
         for handle in handles:
             handle.remove()
 
