@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,16 @@ from e2bench.train.finetune import check_sharding, train
 from e2bench.train.recipe import load_recipe
 
 SHARDED = Path(__file__).with_name("sharded.py")
+needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="pip install deepspeed")
 
 
-def in_two_processes(recipe, out, *overrides, port=29633):
+def in_two_processes(recipe, out, *program, sharding, port):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
-    shared = ["micro_batch=2", "learning_rate=1e-3", "steps=8", "save_every=4", *overrides, "--out", str(out)]
+    overrides = ["micro_batch=2", "learning_rate=1e-3", "steps=8", "save_every=4", f"sharding={sharding}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, str(SHARDED), "train", str(recipe), *shared], env=environment, check=True)
+    subprocess.run(
+        [*command, *program, "train", str(recipe), *overrides, "--out", str(out)], env=environment, check=True
+    )
 
 
 def losses(folder):
@@ -30,10 +34,18 @@ def losses(folder):
 
 
 @pytest.mark.slow
-def test_fsdp_in_two_processes_saves_resumes_and_gives_the_losses_of_one(small_recipe, tmp_path):
+@pytest.mark.parametrize(
+    ("sharding", "program", "kept"),
+    [
+        ("fsdp", (str(SHARDED),), "pytorch_model_fsdp.bin"),
+        pytest.param("zero2", ("-m", "e2bench"), "global_step4", marks=needs_deepspeed),
+    ],
+)
+def test_two_processes_save_resume_and_give_the_losses_of_one(small_recipe, tmp_path, sharding, program, kept):
     whole, resumed, one = (tmp_path / name for name in ("whole", "resumed", "one"))
-    in_two_processes(small_recipe, whole, "sharding=fsdp")
-    assert (whole / "checkpoint-4" / "pytorch_model_fsdp.bin").exists()  # of FSDP alone
+    how = {"sharding": sharding, "port": 29633 + len(sharding)}
+    in_two_processes(small_recipe, whole, *program, **how)
+    assert (whole / "checkpoint-4" / kept).exists()  # of this kind of sharding alone
     assert train(load_recipe(str(small_recipe), ["learning_rate=1e-3", "steps=8"]), one)
     assert losses(whole) == pytest.approx(losses(one), rel=1e-6) and losses(one)[-1] < 0.99 * losses(one)[0]
 
@@ -41,7 +53,7 @@ def test_fsdp_in_two_processes_saves_resumes_and_gives_the_losses_of_one(small_r
     shutil.rmtree(resumed / "checkpoint-8")
     for name in ("model.safetensors", "e2_config.json"):
         (resumed / name).unlink()
-    in_two_processes(small_recipe, resumed, "sharding=fsdp")
+    in_two_processes(small_recipe, resumed, *program, **how)
     assert losses(resumed) == losses(whole)
     expected, got = (safetensors.torch.load_file(folder / "model.safetensors") for folder in (whole, resumed))
     assert expected.keys() == got.keys() and all(torch.equal(expected[name], got[name]) for name in expected)
