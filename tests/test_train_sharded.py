@@ -66,10 +66,12 @@ def test_fsdp_without_a_gpu_is_refused_rather_than_trained_as_copies(small_recip
     assert not (tmp_path / "run").exists()
 
 
-def test_fsdp_in_one_process_is_refused(small_recipe, monkeypatch):
+@pytest.mark.parametrize("sharding", ["fsdp", "zero2"])
+def test_one_process_has_nothing_to_share(small_recipe, monkeypatch, sharding):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    with pytest.raises(E2BenchError, match="sharding: fsdp has nothing to share in one process; start several"):
-        check_sharding(load_recipe(str(small_recipe), ["sharding=fsdp"]))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
+    with pytest.raises(E2BenchError, match=f"sharding: {sharding} has nothing to share in one process; start several"):
+        check_sharding(load_recipe(str(small_recipe), [f"sharding={sharding}"]))
 
 
 def test_zero2_without_deepspeed_is_refused(small_recipe, tmp_path, monkeypatch):

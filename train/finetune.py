@@ -104,16 +104,17 @@ class E2Trainer(Trainer):
 
 
 def check_sharding(recipe: Recipe) -> None:
-    """Raise E2BenchError where accelerate would not shard, and say nothing: on a CPU, and in one process."""
+    """Raise E2BenchError where nothing would be sharded: FSDP on a CPU, either kind in one process."""
     if recipe.sharding == "zero2":
         require("deepspeed", "deepspeed", "sharding: zero2")
     if recipe.sharding == "fsdp" and not torch.cuda.is_available():
         raise E2BenchError(
             "sharding: fsdp is not done without a GPU (accelerate would copy everything); give sharding=none"
         )
-    if recipe.sharding == "fsdp" and processes_started() == 1:
+    if recipe.sharding != "none" and processes_started() == 1:
         raise E2BenchError(
-            "sharding: fsdp has nothing to share in one process; start several with torchrun, or give sharding=none"
+            f"sharding: {recipe.sharding} has nothing to share in one process; start several with torchrun, or give "
+            "sharding=none"
         )
 
 
