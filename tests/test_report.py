@@ -253,3 +253,9 @@ def test_an_interrupted_report_is_done_again_by_the_same_call(tmp_path: Path, mo
             write_report(results, out)
         (out / ".index.html.0123456789abcdef.tmp").write_text("half")
         assert names(write_report(results, out)) == whole == names(_all_files(out))
+
+
+def test_runs_stand_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for name in ("g16", "g4", "g4-seed10", "g4-seed9"):
+        ppl_run(tmp_path / name, [(512, 1, 3.0)])
+    assert [run.name for run in scan(tmp_path).runs] == ["g4", "g4-seed9", "g4-seed10", "g16"]

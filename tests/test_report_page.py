@@ -406,7 +406,7 @@ def test_filters_and_order_choose_samples(chromium: Page, report: Path) -> None:
     choose("score", "50,99.99")
     assert all(50 <= float(score) < 100 for score in page.texts("#list .score"))
     choose("order", "long")
-    page.wait("return document.querySelector('#detail .card .facts').textContent.includes('prompt tokens 9002')")
+    page.wait("return document.querySelector('#detail .card .facts').textContent.includes('prompt tokens 9,002')")
     for name, value, hits in (("input", "1", 4), ("input", "0", 0), ("length", "8193,16384", 4), ("finish", "eos", 4)):
         choose(name, value)
         assert page.texts("#count")[0].startswith(f"{hits} of"), (name, value)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -93,7 +94,7 @@ class Run:
 
 @dataclass
 class Results:
-    """Everything a report reads: runs sorted by name, trainings' settings, profiles, and what was skipped."""
+    """What a report reads: runs sorted by name (g4 before g16), trainings' settings, profiles, and what was skipped."""
 
     runs: list[Run] = field(default_factory=list)
     trainings: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
@@ -120,12 +121,16 @@ def scan(*results: Path) -> Results:
         for folder, names, in_training in _folders(root):
             name = "/".join(filter(None, (before, _name(folder, root))))
             _read_folder(found, folder, names, name, in_training)
-    found.runs.sort(key=lambda run: run.name)
+    found.runs.sort(key=lambda run: _text_and_numbers(run.name))
     if not (found.runs or found.profiles or found.trainings):
         skipped = f" ({found.warnings[0]})" if found.warnings else ""
         where = " or ".join(map(str, results))
         raise DataError(f"no run in {where}{skipped}; run one of {', '.join(EXPERIMENTS)} first")
     return found
+
+
+def _text_and_numbers(name: str) -> list[str | int]:
+    return [int(part) if part.isdecimal() else part for part in re.split("([0-9]+)", name)]
 
 
 def _folders(results: Path) -> Iterator[tuple[Path, list[str], bool]]:
@@ -218,7 +223,7 @@ def _add(found: Results, run: Run) -> None:
     _check_scores(run)
     found.runs.append(run)
     if not run.complete:
-        found.warnings.append(f"{run.name}: not complete ({RUN} has no `ended`); shown as far as it got")
+        found.warnings.append(f"{run.name}: not complete, shown as far as it got; the command that began it goes on")
 
 
 def _read_profile(found: Results, folder: Path, name: str) -> None:

@@ -70,7 +70,7 @@ class Table:
         return [column for column in self.columns if any(column.text(row.get(column.key)) for row in self.rows)]
 
     def best(self) -> set[tuple[int, str]]:
-        """(row, column key) of the best measured number of each column, as shown, where there are two to choose from.
+        """(row, column key) of the best measured number of each column, as shown, where two differ.
 
         Only rows measured on the same data are compared, and every row that shows the best number has it.
         """
@@ -84,7 +84,7 @@ class Table:
             for members in groups.values():
                 values = {at: self.rows[at].get(column.key) for at in members}
                 numbers = {at: value for at, value in values.items() if isinstance(value, int | float)}
-                if len(numbers) > 1:
+                if len({column.text(value) for value in numbers.values()}) > 1:
                     top = column.text(choose(numbers.values()))
                     found |= {(at, column.key) for at, value in numbers.items() if column.text(value) == top}
         return found

@@ -290,7 +290,7 @@ class Samples {
     const score = column[SCORE][at];
     const facts = [["score", score === null ? "none" : score.toFixed(2)], ["prompt tokens", column[PROMPT][at]]];
     facts.push(["kept", column[KEPT_TOKENS][at]], ["generated", column[NEW][at]], ["ended by", group.finishes[column[FINISH][at]]]);
-    const known = facts.filter(([, value]) => value !== null && value !== "").map(([name, value]) => `${name} ${value}`);
+    const known = facts.filter(([, value]) => value !== null && value !== "").map(([name, value]) => `${name} ${value.toLocaleString("en")}`);
     if (column[TRUNCATED][at]) known.push("truncated");
     const answer = element("pre", "prediction");
     const pieces = first && differences(first[PREDICTION], texts[PREDICTION]);
