@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_onepass import ids_of, model_of
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -17,6 +18,7 @@ from transformers import (
     Gemma2Config,
     GraniteConfig,
     Llama4TextConfig,
+    LlamaConfig,
     MistralConfig,
     MistralForCausalLM,
     Olmo2Config,
@@ -24,7 +26,7 @@ from transformers import (
 
 from e2bench.errors import ModelError
 from e2bench.models import body
-from e2bench.models.decoding import common_prefix
+from e2bench.models.decoding import Decoder, common_prefix
 from e2bench.models.loading import ModelSpec
 from e2bench.models.local import Model
 from e2bench.models.protocols import Generation, Prompt
@@ -233,9 +235,16 @@ def test_a_settled_row_stops_and_its_neighbours_go_on(tiny_model: Model) -> None
     assert [found[0].ids, found[2].ids] == [whole[0].ids, whole[2].ids]
 
 
-def test_dynamic_ntk_takes_one_prompt_at_a_time(tiny_model: Model) -> None:
-    with pytest.raises(ValueError, match="one prompt a batch"):
-        collect(tiny_model.generate(prompts_of(tiny_model, [5, 6]), RopeScaling("dynamic", 2)))
+@pytest.mark.parametrize("scaling", [RopeScaling("dynamic", 4), None], ids=["given", "the checkpoint's own"])
+def test_dynamic_ntk_reads_each_prompt_at_its_own_length(tiny_model: Model, scaling: RopeScaling | None) -> None:
+    rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
+    model = model_of(LlamaConfig(**SIZES, **({} if scaling else {"rope_parameters": rope})), tiny_model.tokenizer)
+    prompts = [Prompt(ids_of(1, tokens)[0].tolist(), BUDGET) for tokens in (400, 150)]
+    alone = [collect(model.generate([prompt], scaling))[0].ids for prompt in prompts]
+    assert [answer.ids for answer in collect(model.generate(prompts, scaling))] == alone
+    assert [answer.ids for answer in collect(model.generate_sharing(prompts, scaling))] == alone
+    with model.under(scaling, 400 + BUDGET):
+        assert collect(Decoder(model).generate(prompts[1:]))[0].ids != alone[1]  # under the longer one's frequencies
 
 
 def test_a_generator_left_half_way_puts_the_checkpoints_rope_back(tiny_model: Model) -> None:

@@ -153,8 +153,9 @@ class Model(Body):
 
         See `Decoder.generate`.
         """
-        if scaling is not None and scaling.method in BY_LENGTH and len(prompts) > 1:
-            raise ValueError(f"{scaling.method} depends on each input's length: one prompt a batch")
+        if self._by_length(scaling) and len(prompts) > 1:
+            yield from self._one_by_one(prompts, scaling)
+            return
         with self.under(scaling, longest(prompts)):
             yield from Decoder(self).generate(prompts)
 
@@ -162,11 +163,19 @@ class Model(Body):
         self, prompts: Sequence[Prompt], scaling: RopeScaling | None = None
     ) -> Iterator[tuple[int, Generation]]:
         """The same over one cache, for prompts that begin alike: see `Decoder.generate_sharing`."""
-        if self.shares:
-            with self.under(scaling, longest(prompts)):
-                yield from Decoder(self).generate_sharing(prompts)
+        if self._by_length(scaling) or not self.shares:  # nothing can be kept of the prompt before
+            yield from self._one_by_one(prompts, scaling)
             return
-        for index, prompt in enumerate(prompts):  # nothing can be kept of the prompt before
+        with self.under(scaling, longest(prompts)):
+            yield from Decoder(self).generate_sharing(prompts)
+
+    def _by_length(self, scaling: RopeScaling | None) -> bool:
+        """Whether inputs of other lengths have other frequencies: of `scaling`, or of the checkpoint's own."""
+        in_force = scaling or self.own_scaling
+        return in_force is not None and in_force.method in BY_LENGTH
+
+    def _one_by_one(self, prompts: Sequence[Prompt], scaling: RopeScaling | None) -> Iterator[tuple[int, Generation]]:
+        for index, prompt in enumerate(prompts):
             for _, generation in self.generate([prompt], scaling):
                 yield index, generation
 
