@@ -198,5 +198,6 @@ class _Bar:
         elif time.monotonic() - self.shown > PLAIN_LINE_S:
             self.shown = time.monotonic()
             remaining = (self.cost - self.cost_done) / max(rate, 1e-9)
-            line = f"{self.title} {self._count()}  {rate:,.0f} tokens/s  {remaining / 60:.0f} min left  {note}"
+            left = f"{remaining / 60:.0f} min" if remaining >= 90 else f"{remaining:.0f} s"
+            line = f"{self.title} {self._count()}  {rate:,.0f} tokens/s  {left} left  {note}"
             self.console.print(line, highlight=False)
