@@ -15,7 +15,7 @@ MODEL ?= e2bench/assets/tiny
 JOBS ?= auto
 FAST := -m "not slow and not gpu and not network" -n $(JOBS)
 
-.PHONY: quickstart test test-all test-lowest test-newest lint types coverage mutation bench reproduce pictures setup newest lock
+.PHONY: quickstart test test-all test-lowest test-newest lint types docs coverage mutation bench reproduce pictures setup newest lock
 quickstart: setup
 	$(BIN)/e2bench quickstart
 
@@ -32,6 +32,10 @@ lint: .venv/dev types
 types:
 	rm -rf build/types && mkdir -p build/types/e2bench
 	ln -s $(CURDIR)/e2bench/* $(CURDIR)/tasks $(CURDIR)/train build/types/e2bench/
+
+# The site of the docs, with the pages of the committed runs, in build/site.
+docs: .venv/dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q --strict
 
 # Of the fast tier, lines and branches; the report goes to the terminal and to build/coverage.
 coverage: .venv/dev

@@ -7,6 +7,7 @@ import re
 import runpy
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -208,6 +209,21 @@ def test_a_task_of_its_own_name_is_named_once(tmp_path: Path) -> None:
     written: dict[str, str] = {}
     samples.write(scan(tmp_path), written.__setitem__)
     assert json.loads(written["samples/index.js"][len('e2benchLoad("index",') : -3])[0][1] == "passkey 512"
+
+
+def test_links_out_of_the_docs_lead_to_pages_of_the_site() -> None:
+    publish = runpy.run_path(str(Path(__file__).parents[1] / "docs" / "publish.py"))
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="howto/x.md"))
+    links = "../results.md#a", "../../results/tiny/report/figure7.png", "../../e2bench/rope", "https://x.org/a"
+    moved = (
+        "../results.md#a",
+        "../repository/results/tiny/report/figure7.png",
+        "../repository/e2bench/rope.md",
+        links[3],
+    )
+    text = " ".join(map("[a]({})".format, (*links, "../../results/smollm2-e2")))
+    want = " ".join(map("[a]({})".format, (*moved, "../repository/results/smollm2-e2/README.md")))
+    assert publish["on_page_markdown"](text, page=page) == want
 
 
 def test_the_docs_are_built_with_the_pages_of_committed_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

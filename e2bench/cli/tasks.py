@@ -38,7 +38,9 @@ def run(*, as_json: bool) -> None:
     for column in SHOWN:
         table.add_column(column, justify="right" if column in ("samples", "budget") else "left", no_wrap=True)
     for row in found:
-        table.add_row(*("" if value is None else str(value) for value in row.values()))
+        table.add_row(
+            *("" if value is None else f"{value:,}" if isinstance(value, int) else str(value) for value in row.values())
+        )
     console = Console()
     console.print(table)
     without = ", ".join(name for name in EXPERIMENTS if "tasks" not in experiment(name).named())
