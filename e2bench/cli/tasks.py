@@ -38,9 +38,8 @@ def run(*, as_json: bool) -> None:
     for column in SHOWN:
         table.add_column(column, justify="right" if column in ("samples", "budget") else "left", no_wrap=True)
     for row in found:
-        table.add_row(
-            *("" if value is None else f"{value:,}" if isinstance(value, int) else str(value) for value in row.values())
-        )
+        numbers = (f"{value:,}" if isinstance(value, int) else value for value in row.values())
+        table.add_row(*(value or "" for value in numbers))
     console = Console()
     console.print(table)
     without = ", ".join(name for name in EXPERIMENTS if "tasks" not in experiment(name).named())
