@@ -30,3 +30,8 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     return getattr(importlib.import_module(f"e2bench.{_HOMES.get(name, 'library')}"), name)
+
+
+def __dir__() -> list[str]:
+    """What there is to use, for completion."""
+    return [*__all__, "__version__"]

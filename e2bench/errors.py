@@ -36,7 +36,7 @@ class UnknownName(E2BenchError):
 
         near = get_close_matches(name, known, n=1)
         if near:
-            hint = f"did you mean {near[0]!r}?" + (f" (known: {', '.join(known)})" if len(known) <= FEW else "")
+            hint = f"did you mean {near[0]!r}?" + (f" (known: {', '.join(known)})" if 1 < len(known) <= FEW else "")
         elif not hint:
             hint = f"known: {', '.join(known)}"
         super().__init__(f"unknown {kind} {name!r}; {hint}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from e2bench.errors import E2BenchError, UnknownName
 from e2bench.experiments.base import experiment as experiment_class
@@ -70,15 +70,46 @@ def load(model: str | Path | None = None, **options: Any) -> Model:
     return loaded
 
 
+@overload
 def run(
-    experiment: str, model: Any = None, *, out: str | Path | None = None, tokenizer: Any = None, **settings: Any
-) -> Run:
+    experiment: str,
+    model: Any = None,
+    *,
+    out: str | Path | None = None,
+    tokenizer: Any = None,
+    dry_run: Literal[False] = False,
+    **settings: Any,
+) -> Run: ...
+
+
+@overload
+def run(
+    experiment: str,
+    model: Any = None,
+    *,
+    out: str | Path | None = None,
+    tokenizer: Any = None,
+    dry_run: Literal[True],
+    **settings: Any,
+) -> None: ...
+
+
+def run(
+    experiment: str,
+    model: Any = None,
+    *,
+    out: str | Path | None = None,
+    tokenizer: Any = None,
+    dry_run: bool = False,
+    **settings: Any,
+) -> Run | None:
     """Run an experiment, or continue the one in `out`. The settings are the command's options.
 
     experiment: the command's name (`e2bench --help` lists them).
     model: what `load` gives, or what it takes; for experiments that only read answers, such as longbench and passkey,
         also a function from a list of prompts to a list of answers, or an object with such a `generate`; both need
         `tokenizer` and `window` (in tokens).
+    dry_run: print what it would take, and give back None.
     settings: by the options' names with underscores. Lengths and windows may be numbers (4096), texts ("4k..64k") or
         lists; tasks a text or a list.
     Raises UnknownName for an unknown experiment or setting; E2BenchError for what the command refuses.
@@ -87,7 +118,7 @@ def run(
 
     of = experiment_class(experiment)
     shared = {name: settings.pop(name) for name in list(settings) if name in Common.named()}
-    shared["out"] = out
+    shared |= {"out": out, "dry_run": dry_run or None}
     if model is None or isinstance(model, str | Path):
         shared["model"], loaded = None if model is None else str(model), None
         if tokenizer is not None:
@@ -98,8 +129,10 @@ def run(
             shared["window"] = None
     common = Common.read({name: value for name, value in shared.items() if value is not None})
     folder = run_experiment(of.read(settings), common, loaded)
+    if dry_run:
+        return None
     if folder is None:
-        raise E2BenchError("the run has no result here: a dry run, or another process holds it")
+        raise E2BenchError("of several processes the first one alone has the result; read it there, or from its folder")
     return Run(folder)
 
 

@@ -111,7 +111,7 @@ def test_a_run_finds_what_is_read_and_is_drawn(tmp_path: Path, capfd: pytest.Cap
     with pytest.raises(E2BenchError, match=r"another"):
         needle(tmp_path / "runs" / "own", data=own, lengths="512,700")
     demo = needle(tmp_path / "runs" / "demo")
-    assert "over demo texts, and named so" in capfd.readouterr().err
+    assert "the hay is demo text, as every table says" in capfd.readouterr().err
     assert demo.settings["data_source"]["kind"] == "demo" and demo.scores["lengths"][0]["haystack"] == "demo"
     write_report(tmp_path / "runs", tmp_path / "report")
     with (tmp_path / "report" / "needle.csv").open(encoding="utf-8") as file:

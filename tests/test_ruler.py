@@ -239,7 +239,7 @@ def test_a_run_is_scored_grows_and_keeps_its_lines(tmp_path: Path) -> None:
 def test_offline_other_texts_have_other_names_in_every_table(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     run = ruler(tmp_path / "run", lengths="1k", tasks="niah_single_2,niah_multikey_2,qa_1", samples=1)
     assert list(run.scores["details"]) == ["niah_single_2-demo", "niah_multikey_2", "qa_1-demo"]
-    assert "over demo texts, and named so: niah_single_2-demo, qa_1-demo" in capfd.readouterr().err
+    assert "over demo texts, as their names say: niah_single_2-demo, qa_1-demo" in capfd.readouterr().err
     assert run.settings["data_source"]["kind"] == "demo"
     write_report(tmp_path / "run", tmp_path / "report")
     with (tmp_path / "report" / "ruler-tasks.csv").open(encoding="utf-8") as file:

@@ -13,6 +13,7 @@ import pytest
 from e2bench.errors import E2BenchError
 from e2bench.experiments.base import EXPERIMENTS
 from e2bench.experiments.forecast import SAMPLE, _tokens, forecast
+from e2bench.experiments.forecast_table import duration
 from e2bench.experiments.longbench import LongBench
 from e2bench.experiments.options import Common
 from e2bench.experiments.passkey import PassKey
@@ -76,7 +77,14 @@ def test_a_suite_is_planned_run_and_resumed(written, cli, tmp_path: Path, monkey
     assert {path: path.stat().st_mtime_ns for path in lines} == lines, "no line was made or written again"
 
     more = cli("passkey", "--lengths", "512", "--depths", "4", "--out", "o/tiny/more", "--dry-run")
-    assert "hours, at the rate of the finished run in o/tiny/passkey" in more.out
+    assert " s, at the rate of the finished run in o/tiny/passkey" in more.out
+    assert [duration(hours) for hours in (0.0001, 0.02, 0.05, 1.5, 3.47)] == [
+        "1 s",
+        "72 s",
+        "3 min",
+        "90 min",
+        "3.5 hours",
+    ]
 
 
 MISTAKES = {

@@ -67,9 +67,9 @@ def report(
     from e2bench.reporting import write_report
 
     paths = write_report(results, out)
-    typer.echo(f"{len(paths)} files in {out}")
+    typer.echo(f"{len(paths)} files in {out}; each table as .csv, .md and .tex, each figure as .png and .csv:")
     for path in paths:
-        if path.suffix in (".csv", ".png", ".html") and not path.stem.endswith("-dark"):
+        if path.suffix in (".md", ".png", ".html") and not path.stem.endswith("-dark"):
             typer.echo(f"  {path}")
     if paths:
         say_next(f"open {out / 'index.html'} in a browser")
@@ -88,8 +88,9 @@ def view(
 
 @COMMANDS.command("e2bench results results", "e2bench results results --csv")
 def results(
-    folder: Annotated[Path, typer.Argument(help="A run, or a folder of runs.")],
+    results: Annotated[list[Path], typer.Argument(help="Runs, or folders of runs.")],
     csv: Annotated[bool, Flag("--csv", help="As CSV, unrounded, with data, commit and folder.")] = False,
+    json: Annotated[bool, Flag("--json", help="The same as JSON, one object a number.")] = False,
     lm_eval: Annotated[
         bool, Flag("--lm-eval", help="One run of tasks that lm-eval knows, as its results.json has them.")
     ] = False,
@@ -97,7 +98,7 @@ def results(
     """Every number of many runs, one row each."""
     from e2bench.cli.results import run
 
-    run(folder, as_csv=csv, as_lm_eval=lm_eval)
+    run(results, as_csv=csv, as_json=json, as_lm_eval=lm_eval)
 
 
 @COMMANDS.command("e2bench quickstart --out results/quickstart", shared=SHARED)
@@ -217,7 +218,7 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run folders; each is compared with the first.")],
     tasks: Annotated[str | None, Flag(help="Only these, separated by commas.")] = None,
     allow: Annotated[
-        str | None, Flag(help="Settings that may differ though they say what was asked: input_limit,….")
+        str | None, Flag(help="Names of settings that may differ though they say what was asked, such as input_limit.")
     ] = None,
     json: Annotated[bool, Flag("--json", help="As JSON, with the texts of the largest changes.")] = False,
 ) -> None:

@@ -11,9 +11,8 @@ from e2bench.experiments.compare import compare
 from e2bench.runs.folder import words
 from e2bench.terminal import quoted, say_next
 
-SHOWN_CHARS = 40
+SHOWN_CHARS = 100
 FEWEST = 6  # samples that can tell two runs apart: if all of 5 changed one way, that is still chance at 2 / 2^5 > 0.05
-NUMBERS = ("A", "B", "B − A", "95 % interval")  # a narrow terminal folds other columns
 
 
 def run(runs: list[Path], *, tasks: str | None, allow: str | None, as_json: bool) -> None:
@@ -41,38 +40,50 @@ def _show(result: dict[str, Any]) -> None:
 
     console = Console()
     said = (f"A: {result['first']}", f"B: {result['second']}", f"in {result['unit']}, over the same samples")
-    table = Table(title="\n".join(escape(printable(line)) for line in said), title_justify="left")
-    columns = ("task", "samples", "A", "B", "B − A", "95 % interval", "B higher / lower")
-    for at, column in enumerate(columns):
-        table.add_column(column, justify="right" if at else "left", overflow="fold", no_wrap=column in NUMBERS)
+    for line in said:
+        console.print(escape(printable(line)), highlight=False)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for at, column in enumerate(("task", "n", "A", "B", "B − A", "95 % interval", "up / down")):
+        table.add_column(column, justify="right" if at else "left", no_wrap=True)
+    starred = [name for name, row in result["tasks"].items() if _is_clear(row)]
     for name, row in result["tasks"].items():
         bounds = row["interval"]
-        clear = row["samples"] >= FEWEST and bounds is not None and (bounds[0] > 0 or bounds[1] < 0)
         table.add_row(
             escape(printable(name)),
             str(row["samples"]),
             *(f"{row[key]:.2f}" for key in ("first", "second")),
-            f"{row['difference']:+.2f}{' *' if clear else ''}",
+            f"{row['difference']:+.2f}{' *' if name in starred else ''}",
             f"{bounds[0]:+.2f} – {bounds[1]:+.2f}" if bounds else "",
             f"{row['better']} / {row['worse']}",
         )
     console.print(table)
     for name, (first, second) in result["differing"].items():
         console.print(f"asked otherwise: {name} = {words(first)} in A, {words(second)} in B")
-    console.print(
+    star = (
         "* A and B differ by more than the choice of samples explains: the 95 % interval of B − A does not contain 0. "
-        f"Without a star these samples do not tell them apart; fewer than {FEWEST} never do.",
-        style="dim",
     )
+    none = f"Without a star these samples do not tell A and B apart; fewer than {FEWEST} never do."
+    console.print(f"up / down: samples in which B is higher, lower. {star if starred else ''}{none}", style="dim")
     if not result["largest"]:
         console.print("no sample changed")
         return
-    largest = Table(title="largest changes", title_justify="left")
-    for column in ("task", "sample", "A", "B", "reference", "answer of A", "answer of B"):
-        largest.add_column(column, overflow="fold")
+    console.print("\nlargest changes", highlight=False)
     for change in result["largest"]:
-        texts = (change["id"], change["reference"], *change["predictions"])
-        sample, reference, before, after = (escape(printable(" ".join(text.split())[:SHOWN_CHARS])) for text in texts)
-        numbers = (f"{change['first']:.2f}", f"{change['second']:.2f}")
-        largest.add_row(escape(printable(change["task"])), sample, *numbers, reference, before, after)
-    console.print(largest)
+        _show_change(console, change)
+
+
+def _is_clear(row: dict[str, Any]) -> bool:
+    """Whether the samples tell the two runs apart."""
+    bounds = row["interval"]
+    return row["samples"] >= FEWEST and bounds is not None and (bounds[0] > 0 or bounds[1] < 0)
+
+
+def _show_change(console: Any, change: dict[str, Any]) -> None:
+    """One sample: its scores, its reference, both answers, each on a line that is cut at the terminal's width."""
+    from rich.text import Text
+
+    head = f"{change['task']}  {change['id']}  {change['first']:.2f} → {change['second']:.2f}"
+    console.print(Text(printable(head)), soft_wrap=True)
+    for name, text in zip(("reference", "A", "B"), (change["reference"], *change["predictions"]), strict=True):
+        line = Text(f"  {name:<9}  {printable(' '.join(text.split())[:SHOWN_CHARS])}", style="dim")
+        console.print(line, no_wrap=True, overflow="ellipsis", crop=True)

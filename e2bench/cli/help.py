@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from typing import Any
@@ -15,7 +16,8 @@ UNBROKEN = "\u2011"  # stands for a hyphen while lines are broken, so that no op
 
 def columns() -> int:
     """The width of help: the terminal's, or one that a page or a pager shows, never too wide to read."""
-    width = shutil.get_terminal_size((UNKNOWN, 24)).columns if sys.stdout and sys.stdout.isatty() else UNKNOWN
+    is_known = "COLUMNS" in os.environ or (sys.stdout and sys.stdout.isatty())
+    width = shutil.get_terminal_size((UNKNOWN, 24)).columns if is_known else UNKNOWN
     return max(60, min(width, WIDEST))
 
 

@@ -20,22 +20,29 @@ NUMBERS = ("length", "scale", "value", "95 %", "n")  # a narrow terminal breaks 
 OF_A_RUN = ("model", "length", "scale", "method")  # said once where all numbers of a run have the same
 
 
-def run(folder: Path, *, as_csv: bool, as_lm_eval: bool = False) -> None:
+def run(folders: list[Path], *, as_csv: bool, as_json: bool, as_lm_eval: bool) -> None:
     """Print the flat table; what was skipped is named on stderr. as_lm_eval: one run as lm-eval's results.json."""
-    if as_csv and as_lm_eval:
-        raise E2BenchError("--csv and --lm-eval are two formats; give one of them")
+    if as_csv + as_json + as_lm_eval > 1:
+        raise E2BenchError("--csv, --json and --lm-eval are formats; give one of them")
     if as_lm_eval:
-        print(json.dumps(results_json(folder), indent=2, ensure_ascii=False))
+        if len(folders) > 1:
+            raise E2BenchError(f"--lm-eval takes one run, {len(folders)} were given")
+        print(json.dumps(results_json(folders[0]), indent=2, ensure_ascii=False))
         return
-    table, found = flat_table(folder)
+    table, found = flat_table(*folders)
     for warning in found.warnings:
         print(f"warning: {printable(warning)}", file=sys.stderr)
     if as_csv:
         print(to_csv(table), end="")
         return
+    if as_json:
+        keys = [column.key for column in table.columns]
+        print(json.dumps([{key: row.get(key) for key in keys} for row in table.rows], indent=1, ensure_ascii=False))
+        return
     for _, rows in groupby(table.rows, key=lambda row: row["folder"]):
         _show([_cells(row) for row in rows])
-    say_next(f"e2bench results {quoted(folder)} --csv unrounded, with the commit; shares are 0 to 1 there")
+    given = " ".join(map(quoted, folders))
+    say_next(f"e2bench results {given} --csv unrounded, with the commit; shares are 0 to 1 there")
 
 
 def _cells(row: dict[str, Any]) -> dict[str, str]:

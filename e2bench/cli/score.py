@@ -14,6 +14,10 @@ from e2bench.runs.lines import RUN, SCORES, read_run
 from e2bench.scoring.averages import SCHEMES
 from e2bench.terminal import quoted, say_next
 
+AVERAGES = (
+    "e2: over tasks, as the paper's tables; longbench: over task groups, code in EN and ZH; category: code in EN alone"
+)
+
 
 def run(folder: Path, *, as_json: bool, rouge_score: bool, out: Path | None = None) -> None:
     """Score a folder; print JSON and write nothing, or write scores.json (into `out` where given) and print a table."""
@@ -87,6 +91,8 @@ def show(folder: Path, scores: dict[str, Any], written: Path | None = None) -> N
             values = scores["averages"][scheme]
             shown = "  ".join(f"{k} {'-' if v is None else format(v, '.2f')}" for k, v in values.items())
             console.print(f"{scheme:>10}: {shown}", highlight=False)
+    if any(scheme in scores.get("averages", {}) for scheme in SCHEMES):
+        console.print(f"[dim]{AVERAGES}[/]", highlight=False)
     if "Avg." in scores.get("averages", {}):  # of the short benchmarks
         average = scores["averages"]["Avg."]
         console.print("Avg. needs every task of Table 7" if average is None else f"Avg. {average:.2f}", highlight=False)

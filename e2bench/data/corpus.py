@@ -15,6 +15,8 @@ from e2bench.errors import DataError
 from e2bench.files import MOST_LINE_BYTES, MOST_TEXT_BYTES, json_object, read_lines, read_whole, within
 from e2bench.hub import OFFLINE, is_online
 
+PLAIN = (".txt", ".md", ".tex", ".rst")  # a document a file
+KINDS = f".jsonl or .jsonl.gz (lines with a `text` field), .parquet, {', '.join(PLAIN)}"
 DEFAULT_DOCS = 128  # the paper's (section 5.3)
 MOST_RATIO, FREE_BYTES = 200, 64 << 20  # what a packed file may grow to: so many times its size, and this anyway
 TOKEN_CHARS, SPARE_TOKENS = 8, 64  # of a document's beginning: characters a token at first, tokens before the cut
@@ -34,7 +36,7 @@ class Document:
 
 
 def read_documents(path: Path) -> Iterator[Document]:
-    """Documents of a `.jsonl`, `.jsonl.gz`, `.txt` or `.parquet` file, or of a folder of them.
+    """Documents of a file of one of KINDS, or of a folder of them.
 
     Raises DataError at once for what is not there, and for parquet that its own headers betray; while reading, naming
     file and line, for what is not UTF-8, broken gzip, or a line without text.
@@ -50,22 +52,29 @@ def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise DataError(
-            f"no file {path}; --data takes .jsonl(.gz) lines with a `text` field, .txt, .parquet or a hub id"
-        )
-    found = sorted(p for p in path.iterdir() if p.name.endswith((".jsonl", ".jsonl.gz", ".txt", ".parquet")))
+        raise DataError(f"no file {path}; --data takes {KINDS}, or a hub id")
+    found = sorted(p for p in path.iterdir() if p.name.endswith((".jsonl", ".jsonl.gz", ".parquet", *PLAIN)))
     if not found:
-        raise DataError(f"{path} holds no .jsonl, .jsonl.gz, .txt or .parquet file")
+        raise DataError(f"{path} holds none of {KINDS}")
     return [file for one in found for file in _files(one)]
 
 
 def _documents(path: Path) -> Iterator[Document]:
     if path.suffix == ".parquet":
         yield from _parquet(path)
-    elif path.suffix == ".txt":
+    elif path.suffix in PLAIN:
         yield Document(_decoded(read_whole(path, MOST_LINE_BYTES), str(path)), str(path))
     else:
-        yield from _json_lines(path)
+        documents = _json_lines(path)
+        try:
+            yield next(documents)
+        except StopIteration:
+            return
+        except DataError:
+            if path.name.endswith((".jsonl", ".jsonl.gz")):
+                raise
+            raise DataError(f"{path} is none of {KINDS}; rename plain text to .txt") from None
+        yield from documents
 
 
 class Growth:

@@ -46,7 +46,7 @@ def _scaling(model: Any, common: Common) -> Finding:
     model.check_scaling(scaling)
     method = scaling.row.label if scaling.row.own else scaling.method
     covered = f"g = {scaling.factor:g} ({method}) for {short_length(window)} tokens"
-    return Finding("scale", OK, f"{covered}; L = {short_length(model.native_window)}")
+    return Finding("asked scale", OK, f"{covered}; L = {short_length(model.native_window)}")
 
 
 def _true_lengths(model: Any) -> None:

@@ -153,7 +153,9 @@ def _forecast(
     if None in [part.tokens for part in parts]:
         unknown.append(f"tokens: {experiment.name} makes its inputs while it runs")
     if rate is None and left:
-        unknown.append("hours: no finished run of the same experiment, model and device there to take the rate from")
+        unknown.append(
+            "hours: no finished run of this experiment, model and device to take a rate from; a small one will do"
+        )
     if outline.device is None:
         unknown.append("memory: the server's own")
     elif weights is None or longest is None:

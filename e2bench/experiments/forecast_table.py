@@ -40,6 +40,14 @@ def hours(value: float | None) -> str:
     return UNKNOWN if value is None else f"{value:.2g}" if value < 10 else f"{value:,.0f}"
 
 
+def duration(value: float) -> str:
+    """So many hours in the unit that people would use."""
+    seconds = 3600 * value
+    if seconds < 90:
+        return f"{max(1, seconds):.0f} s"
+    return f"{60 * value:.0f} min" if value < 2 else f"{hours(value)} hours"
+
+
 def gib(value: float | None) -> str:
     """GiB, to two decimals below 10."""
     return UNKNOWN if value is None else f"{value:.2f}" if value < 10 else f"{value:,.0f}"
@@ -56,7 +64,7 @@ def rate(found: Forecast) -> str:
     """The hours, and where they are from; empty where they are unknown."""
     if found.rate is None or found.hours is None:
         return ""
-    return f"{hours(found.hours)} hours, at the rate of {found.rate.source}"
+    return f"{duration(found.hours)}, at the rate of {found.rate.source}"
 
 
 def notes(several: list[Forecast]) -> list[str]:

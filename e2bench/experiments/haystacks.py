@@ -139,7 +139,7 @@ class Maker:
         if missing:
             reason = next(iter(missing.values()))
             say(
-                f"over demo texts, and named so: {', '.join(missing)}; RULER's own texts are fetched by "
+                f"over demo texts, as their names say: {', '.join(missing)}; RULER's own texts are fetched by "
                 f"e2bench data ruler ({reason})"
             )
         return made

@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from e2bench.errors import E2BenchError, UnknownName
+from e2bench.errors import E2BenchError
 from e2bench.experiments.base import answerable
 from e2bench.experiments.options import IN_FLIGHT, OF_AN_ENGINE, Common
 from e2bench.extras import require
@@ -193,7 +193,10 @@ def with_preset(common: Common, *, aloud: bool = False) -> Common:
             and not Path(common.model).exists()
             and (names := near(common.model))
         ):
-            raise UnknownName("preset", common.model, names)
+            raise E2BenchError(
+                f"no folder, file or preset {common.model}; did you mean the preset {names[0]}? e2bench models lists "
+                "them; a model of the hub is owner/name"
+            )
         return common
     if preset.repo is None:
         raise E2BenchError(

@@ -128,7 +128,7 @@ def haystack(data: str | None, chars: int) -> Hay:
         try:
             path = fetch(essays)
         except DataError as error:
-            say(f"over demo texts, and named so: {str(error).partition('; with a network')[0]}")
+            say(f"the hay is demo text, as every table says: {str(error).partition('; with a network')[0]}")
             data = DEMO
         else:
             text = " ".join(essay_text(path).split())

@@ -174,7 +174,7 @@ class Perplexity(Experiment):
         """The demo documents show what a window is worth in minutes, not in the hours of the whole protocol."""
         say(
             f"{'no --data given' if self.data is None else '--data demo'}: demo documents (the installed Python's own "
-            f"source files): {docs}, windows of each at a length: the last {max_windows} (stride {self.stride}); "
+            f"source files); scored of each of {docs}: its last {max_windows} windows (stride {self.stride}); "
             "--data FILE, --docs and --max-windows for more"
         )
 

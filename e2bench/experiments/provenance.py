@@ -93,7 +93,7 @@ def _familiar(of: type[Experiment], manifest: Mapping[str, Any]) -> str:
         return ""
     counts = [rows for rows in found.values() if isinstance(rows, int)]
     counted = f" ({max(counts):,} {'row' if max(counts) == 1 else 'rows'})" if counts else ""
-    return f"in the words of the model's training{counted}: reach, not skill"
+    return f"in words of the model's training{counted}: how far it reaches, not how well it finds"
 
 
 def _amount(of: type[Experiment], scores: Mapping[str, Any], scored: int) -> str:

@@ -23,6 +23,7 @@ from e2bench.models.tokenizers import checked
 from e2bench.rope.switch import divide_frequencies
 from e2bench.terminal import failing_quietly
 
+EMBEDDED = "e2bench-tiny"  # in every table
 TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "config.json")
 PICKLED = ("pytorch_model*.bin", "*.pt", "*.pth", "adapter_model.bin", "*.ckpt")
 
@@ -51,9 +52,9 @@ class ModelSpec:
 
     @property
     def name(self) -> str:
-        """Short name for tables and folders; the embedded model is called `demo` in every table."""
+        """Short name for tables and folders."""
         if self.model is None:
-            return "demo"
+            return EMBEDDED
         return Path(self.path).stem if self.path.endswith(".gguf") else Path(self.path).name
 
 
@@ -247,7 +248,10 @@ def check_hub_id(name: str, revision: str = "main", files: Sequence[str] = ("con
     if name.startswith(("/", ".", "~")) or name.count("/") != 1:
         raise ModelError(f"no folder or file {name}; give a folder, a .gguf file or a hub id (owner/name)")
     if not is_online() and not any(is_cached(name, file, revision) for file in files):
-        raise ModelError(f"{name} is not in the hub's cache, and {OFFLINE}; give a folder or a .gguf file")
+        raise ModelError(
+            f"{name} is not in the hub's cache, and {OFFLINE}; give a folder or a .gguf file, or run "
+            f"`hf download {name}` where there is a network"
+        )
 
 
 def check_source(spec: ModelSpec) -> None:

@@ -21,9 +21,9 @@ COLUMNS = (
 SHARE = "is_share"  # in a row, not in the table: whether people read its number in percent
 
 
-def flat_table(results: Path) -> tuple[Table, Results]:
+def flat_table(*results: Path) -> tuple[Table, Results]:
     """The table, and what was found in `results` (`warnings`: what was skipped). Raises DataError as `scan` does."""
-    found = scan(results)
+    found = scan(*results)
     rows: list[Row] = []
     for run in found.runs:
         try:
@@ -31,7 +31,9 @@ def flat_table(results: Path) -> tuple[Table, Results]:
                 rows += [_row(run, number) for number in run.about.numbers(run.scores)]
         except E2BenchError as error:
             found.warnings.append(f"{run.name}: {reason(error, run.folder)}; skipped")
-    return Table("results", f"Every number in {results}", [Column(name) for name in COLUMNS], rows), found
+    return Table(
+        "results", f"Every number in {', '.join(map(str, results))}", [Column(name) for name in COLUMNS], rows
+    ), found
 
 
 def _row(run: Run, number: Number) -> Row:
