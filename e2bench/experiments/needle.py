@@ -28,6 +28,7 @@ from e2bench.settings import setting
 from e2bench.terminal import say
 
 if TYPE_CHECKING:
+    from e2bench.data.ruler.sources import Sources
     from e2bench.experiments.grid import Grid
     from e2bench.experiments.haystacks import Feed
     from e2bench.experiments.options import Common
@@ -154,9 +155,12 @@ def make_cells(feed: Feed, grid: Grid, hay: Hay, depths: Sequence[float], trials
 
     Raises E2BenchError where a length has no room for question and answer.
     """
+    from e2bench.tasks.demo import DemoTexts
+
     sizes: dict[int, int] = {}
+    words = DemoTexts()  # keys are of wonderwords, whatever the hay
     for length, scaling, depth, trial in coordinates(grid, depths, trials):
-        key, value = drawn(seed, length, depth, trial)
+        key, value = drawn(words, f"{seed}/{length}/{depth}/{trial}")
         room = length - Needle.new_tokens
         if length not in sizes:
             sizes[length] = _fitting(feed, hay, key, value, room)
@@ -168,13 +172,11 @@ def make_cells(feed: Feed, grid: Grid, hay: Hay, depths: Sequence[float], trials
         yield Cell(length, depth, trial, value, scaling, tuple(ids), sample=sample)
 
 
-def drawn(seed: int, length: int, depth: float, trial: int) -> tuple[str, str]:
+def drawn(words: Sources, cell: str) -> tuple[str, str]:
     """The cell's key (an adjective and a noun) and value (seven digits)."""
     from e2bench.data.ruler.needles import one_of
-    from e2bench.tasks.demo import DemoTexts
 
-    rng = random.Random(f"needle/{seed}/{length}/{depth}/{trial}")
-    words = DemoTexts()  # keys are of wonderwords, whatever the hay
+    rng = random.Random(f"needle/{cell}")
     return one_of("words", rng, words), one_of("numbers", rng, words)
 
 
