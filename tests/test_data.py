@@ -185,7 +185,7 @@ def test_a_line_that_is_no_document_is_named(tmp_path: Path, line: bytes, reason
 
 
 def test_folders_and_files_that_hold_nothing_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"holds no \.jsonl"):
+    with pytest.raises(DataError, match=r"holds none of these: \.jsonl"):
         list(read_documents(tmp_path))
     with pytest.raises(DataError, match="no file"):
         list(open_corpus(str(tmp_path / "absent.jsonl")))

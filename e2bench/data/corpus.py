@@ -55,7 +55,7 @@ def _files(path: Path) -> list[Path]:
         raise DataError(f"no file {path}; --data takes {KINDS}, or a hub id")
     found = sorted(p for p in path.iterdir() if p.name.endswith((".jsonl", ".jsonl.gz", ".parquet", *PLAIN)))
     if not found:
-        raise DataError(f"{path} holds none of {KINDS}")
+        raise DataError(f"{path} holds none of these: {KINDS}")
     return [file for one in found for file in _files(one)]
 
 
@@ -73,7 +73,7 @@ def _documents(path: Path) -> Iterator[Document]:
         except DataError:
             if path.name.endswith((".jsonl", ".jsonl.gz")):
                 raise
-            raise DataError(f"{path} is none of {KINDS}; rename plain text to .txt") from None
+            raise DataError(f"{path} is none of these: {KINDS}; rename plain text to .txt") from None
         yield from documents
 
 
