@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import given
-from hypothesis import strategies as st
-from test_kvcache import EXACT, MODULE, eager, states
+from test_kvcache import CHUNKS, EXACT, MODULE, eager, states
 from test_onepass import FAMILIES, ids_of, model_of
 from torch import Tensor
 
@@ -66,14 +65,7 @@ def test_every_generation_is_asked_for_causal_attention_over_a_window(
 ) -> None:
     attend = flash_kernel(name)
 
-    @given(
-        seed=st.integers(0, 999),
-        heads=st.integers(1, 3),
-        groups=st.integers(1, 3),
-        queries=st.integers(1, 12),
-        past=st.integers(0, 12),
-        window=st.none() | st.integers(1, 30),
-    )
+    @given(**CHUNKS)
     def equal(seed: int, heads: int, groups: int, queries: int, past: int, window: int | None) -> None:
         query, key, value = states(seed, 2, heads, groups, queries, past + queries)
         found, _ = grouped_attention(MODULE, query, key, value, None, 0.3, sliding_window=window, kernel=attend)

@@ -38,15 +38,17 @@ def states(seed: int, rows: int, heads: int, groups: int, queries: int, keys: in
     return tuple(torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
 
 
-@given(
-    seed=st.integers(0, 999),
-    heads=st.integers(1, 3),
-    groups=st.integers(1, 3),
-    queries=st.integers(1, 12),
-    past=st.integers(0, 12),
-    window=st.none() | st.integers(1, 30),
-    rows=st.integers(1, 2),
-)
+CHUNKS = {  # prompts, chunks behind a past, single tokens, under a sliding window or none
+    "seed": st.integers(0, 999),
+    "heads": st.integers(1, 3),
+    "groups": st.integers(1, 3),
+    "queries": st.integers(1, 12),
+    "past": st.integers(0, 12),
+    "window": st.none() | st.integers(1, 30),
+}
+
+
+@given(**CHUNKS, rows=st.integers(1, 2))
 def test_prefill_chunks_and_single_steps_equal_eager_attention(
     seed: int, heads: int, groups: int, queries: int, past: int, window: int | None, rows: int
 ) -> None:
