@@ -17,7 +17,11 @@ from e2bench.reporting import write_report
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-REPORTS = {"smollm2": ["results/smollm2", "results/smollm2-e2"], "tiny": ["results/tiny"]}
+REPORTS = {
+    "smollm2": ["results/smollm2", "results/smollm2-e2"],
+    "smollm2-cpu": ["results/smollm2-cpu"],
+    "tiny": ["results/tiny"],
+}
 LINK = re.compile(r"(?<=\]\()[^)\s#]+")
 _commands: list[str] = []
 _outside: dict[str, Path] = {}  # what is read for an address below repository/
