@@ -210,6 +210,7 @@ def test_the_gpu_benchmark_runs_on_a_cpu_and_finds_equal_numbers(
         "generation",
         "training",
         "invariant",
+        "flash",
     }
     assert all(part["rows"] and "failed" not in part for part in parts.values())
     assert parts["scoring tiny"]["rows"][-1]["difference_of_means"] <= 1e-6
