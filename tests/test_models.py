@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from e2bench.cli import app
-from e2bench.errors import E2BenchError, UnknownName
+from e2bench.errors import E2BenchError
 from e2bench.experiments.loading import with_preset
 from e2bench.experiments.options import Common
 from e2bench.prompts.chat import NAMES
@@ -84,7 +84,7 @@ def test_systems_that_were_never_published_name_their_recipe() -> None:
 def test_other_names_pass_through_but_for_misspelt_presets() -> None:
     for name in (None, "gpt2", "meta-llama/Llama-2-7b-hf", "https://host/v1"):
         assert with_preset(given(model=name)).model == name
-    with pytest.raises(UnknownName, match=r"did you mean 'Vicuna-v1.5-13B-16k'"):
+    with pytest.raises(E2BenchError, match=r"did you mean the preset Vicuna-v1\.5-13B-16k\?.*owner/name"):
         with_preset(given(model="Vicuna-v1.5-13B-17k"))
 
 
