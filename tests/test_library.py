@@ -148,6 +148,7 @@ def test_an_object_with_generate_finds_pass_keys_and_a_long_answer_is_cut(model:
         ("longbench", 5, {}, "int is no model"),
         ("ppl", lambda prompts: prompts, {"window": 256}, "needs losses and attentions"),
         ("passkey", lambda prompts: [], {"window": 256, "lengths": "256"}, "must give one str for each of"),
+        ("passkey", lambda prompts: [1], {"window": 256, "lengths": "256"}, "it gave 1 of int: "),
         ("passkey", lambda prompts: prompts, {"window": 256, "lengths": "256", "scale": 2}, "cannot be set from here"),
     ],
 )

@@ -82,11 +82,11 @@ class CallableModel(Remote):
         texts = [prompt.text or self.decode(prompt.ids) for prompt in prompts]
         began = time.perf_counter()
         answers = list(self.answer(texts))
-        kinds = {type(answer).__name__ for answer in answers}
-        if len(answers) != len(texts) or kinds != {"str"}:
+        if len(answers) != len(texts) or not all(isinstance(answer, str) for answer in answers):
+            kinds = ", ".join(sorted({type(answer).__name__ for answer in answers})) or "nothing"
             raise E2BenchError(
-                f"{self.name} must give one str for each of {len(texts)} prompts; it gave {len(answers)} of "
-                f"{', '.join(sorted(kinds)) or 'nothing'}: {answers!r:.80}"
+                f"{self.name} must give one str for each of {len(texts)} prompts; it gave {len(answers)} of {kinds}: "
+                f"{answers!r:.80}"
             )
         seconds = (time.perf_counter() - began) / len(texts)
         for index, (prompt, text) in enumerate(zip(prompts, answers, strict=True)):
