@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,9 @@ REPORTS = {
     "smollm2-cpu": ["results/smollm2-cpu"],
     "tiny": ["results/tiny"],
 }
+OUTSIDE = "repository/"  # where on the site what lies outside docs/ is
 LINK = re.compile(r"(?<=\]\()[^)\s#]+")
 _commands: list[str] = []
-_outside: dict[str, Path] = {}  # what is read for an address below repository/
 
 
 def on_startup(command: str, **_: Any) -> None:
@@ -47,17 +47,22 @@ def on_files(files: Any, config: Any, **_: Any) -> Any:
                 waiting += [path] * (path.suffix == ".md")
             else:
                 files.append(File.generated(config, address, abs_src_path=str(path)))
-            _outside[address] = path
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Point links out of docs/, and those back into it, to where their targets are on the site."""
-    source = _outside.get(page.file.src_uri) or DOCS / page.file.src_uri
-    if source.suffix != ".md":
+    address = str(page.file.src_uri)
+    is_outside = address.startswith(OUTSIDE)
+    source = ROOT / address.removeprefix(OUTSIDE) if is_outside else DOCS / address
+    if is_outside and not source.is_file():  # a page of code, whose name has one suffix more
         return markdown
-    here = Path(page.file.src_uri).parent
-    return LINK.sub(lambda link: _moved(link[0], source, lambda at: os.path.relpath(at, here)), markdown)
+
+    def moved(link: re.Match[str]) -> str:
+        path = _target(link[0], source)
+        return os.path.relpath(_address(path), Path(address).parent) if path else link[0]
+
+    return LINK.sub(moved, markdown)
 
 
 def on_post_build(config: Mapping[str, Any], **_: Any) -> None:
@@ -83,16 +88,11 @@ def _linked(source: Path) -> Iterator[Path]:
             yield path
 
 
-def _moved(link: str, source: Path, relative: Callable[[str], str]) -> str:
-    path = _target(link, source)
-    return relative(_address(path)) if path else link
-
-
 def _address(path: Path) -> str:
     """Where a file lies among the site's sources."""
     if path.is_relative_to(DOCS):
         return path.relative_to(DOCS).as_posix()
-    inside = f"repository/{path.relative_to(ROOT).as_posix()}"
+    inside = f"{OUTSIDE}{path.relative_to(ROOT).as_posix()}"
     return inside if path.suffix in (".md", ".png") else f"{inside}.md"
 
 
