@@ -17,12 +17,11 @@ from e2bench.models.local import Model
 from e2bench.models.probe import TOKENS, probe_ids
 from e2bench.models.scaled_config import set_scaling
 from e2bench.models.tokenizers import PROBES
+from e2bench.models.windows_check import EXPORTED
 from e2bench.rope.config import rope_config
 from e2bench.rope.methods import RopeScaling
 from e2bench.rope.own import fixed_angles
 from e2bench.rope.windows import short_length, short_number
-
-MARK = "e2bench_export.json"
 
 
 def export(model: Model, scaling: RopeScaling | None, out: Path, *, dtype: torch.dtype | None = None) -> Path:
@@ -63,7 +62,7 @@ def _write(
             hf = hf.to(dtype)
         hf.config.use_cache = True
         facts = {"source": model.name, "method": in_force.method, "scale": short_number(in_force.factor)}
-        write_json(folder / MARK, {**facts, "native_window": model.native_window, "window": window})
+        write_json(folder / EXPORTED, {**facts, "native_window": model.native_window, "window": window})
         hf.save_pretrained(folder)
     except (OSError, E2BenchError):
         raise
@@ -125,7 +124,7 @@ def check_target(out: Path) -> None:
     """Refuse a file, or a folder that we did not write."""
     if out.is_file():
         raise RunFolderError(f"{out} is a file; give a new folder with --out")
-    if out.is_dir() and any(out.iterdir()) and not (out / MARK).exists():
+    if out.is_dir() and any(out.iterdir()) and not (out / EXPORTED).exists():
         raise RunFolderError(f"{out} holds something else than an export; give a new folder with --out")
 
 

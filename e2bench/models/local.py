@@ -24,7 +24,7 @@ from e2bench.models.probe import check_scale_matters, choose_ways
 from e2bench.models.protocols import Generation, Prompt, Rows
 from e2bench.models.recording import recording
 from e2bench.models.twin import check_scaling
-from e2bench.models.windows_check import tell_layers, tell_window
+from e2bench.models.windows_check import TRAINED, tell_layers, tell_window
 from e2bench.rope.methods import BY_LENGTH, RopeScaling
 from e2bench.terminal import say
 
@@ -94,7 +94,7 @@ class Model(Body):
 
     def describe(self) -> dict[str, Any]:
         """The `model` part of run.json; of a checkpoint made by `e2bench train` with its e2_config.json."""
-        trained = Path(self.path) / "e2_config.json"
+        trained = Path(self.path) / TRAINED
         e2 = {"e2": read_json(trained)} if trained.is_file() else {}
         return {
             "name": self.name,

@@ -11,7 +11,7 @@ from e2bench.rope.config import SCALED_LAYERS, rope_config, text_config, window_
 from e2bench.rope.methods import RopeScaling
 
 CHECK = "native window"
-RECORDS = ("e2_config.json", "e2bench_export.json")  # of `e2bench train`, of `e2bench export`
+TRAINED, EXPORTED = "e2_config.json", "e2bench_export.json"  # what `e2bench train` and `export` write beside a model
 
 
 def tell_window(
@@ -44,7 +44,9 @@ def tell_window(
 
 def _recorded(folder: Path) -> dict[str, int]:
     """L in tokens by the file in which e2bench wrote it down; {} where it did not."""
-    found = {name: read_json(folder / name).get("native_window") for name in RECORDS if (folder / name).is_file()}
+    found = {
+        name: read_json(folder / name).get("native_window") for name in (TRAINED, EXPORTED) if (folder / name).is_file()
+    }
     return {f"native_window in {name}": value for name, value in found.items() if isinstance(value, int)}
 
 
